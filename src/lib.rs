@@ -1,1 +1,8 @@
 //! fam-onnx
+pub mod ad;
+pub mod error;
+pub mod eval;
+pub mod ir;
+pub mod linear;
+pub mod ops;
+pub mod simplify;

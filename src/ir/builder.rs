@@ -1,0 +1,575 @@
+//! The only way to add a node: facts at construction, equal nodes once, constants folded, rewrites applied.
+//!
+//! A fault (a shape that does not fit, an unknown operator) is kept and returned by [`Builder::finish`]; until then the
+//! builder hands out values of unknown rank, so that rules stay formulas without `?`.
+
+use super::{Attr, Attrs, DType, Dim, Fact, Graph, Node, NodeId, Tensor, Val, Value, ValueId, count};
+use crate::error::{Error, Result};
+use crate::ops;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+
+/// Constants of at most this many elements are folded.
+const FOLD_LIMIT: usize = 4096;
+
+#[derive(Default)]
+pub struct Builder {
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    graph: Graph,
+    /// Nodes already there, by what they compute.
+    nodes: HashMap<(String, Vec<Option<ValueId>>, Attrs), Vec<ValueId>>,
+    constants: HashMap<Tensor, ValueId>,
+    /// Values whose data may be computed with: constants made here and imported integers, never weights.
+    foldable: HashSet<ValueId>,
+    names: HashSet<String>,
+    suffix: HashMap<String, usize>,
+    scope: String,
+    /// Where each symbolic dimension can be read at run time.
+    dims: HashMap<Dim, (ValueId, usize)>,
+    fault: Option<Error>,
+}
+
+impl State {
+    /// `base`, or `base_1`, `base_2` … if taken.
+    fn fresh(&mut self, base: &str) -> String {
+        let mut name = base.to_string();
+        while !self.names.insert(name.clone()) {
+            let n = self.suffix.entry(base.to_string()).or_insert(0);
+            *n += 1;
+            name = format!("{base}_{n}");
+        }
+        name
+    }
+
+    fn add_value(&mut self, name: String, fact: Fact, data: Option<Tensor>, producer: Option<NodeId>) -> ValueId {
+        let dims = fact.shape.clone().unwrap_or_default();
+        let constant = data.is_some();
+        let id = self.graph.add_value(Value { name, fact, data, producer });
+        for (axis, dim) in dims.into_iter().enumerate() {
+            if dim.fixed().is_none() && !constant {
+                self.dims.entry(dim).or_insert((id, axis));
+            }
+        }
+        id
+    }
+}
+
+/// The fact of constant data.
+fn fact_of(tensor: &Tensor) -> Fact {
+    let shape: Vec<Dim> = tensor.shape.iter().map(|&n| Dim::from(n)).collect();
+    let ints = (tensor.shape.len() <= 1 && tensor.len() <= 64)
+        .then(|| tensor.to_i64())
+        .flatten()
+        .map(|v| v.into_iter().map(Dim::Fixed).collect());
+    Fact::new(tensor.dtype, shape).with_ints(ints)
+}
+
+impl Builder {
+    pub fn new() -> Builder {
+        Builder::default()
+    }
+
+    /// Goes on with a graph: all its values keep their ids and names.
+    pub fn of(graph: Graph) -> Builder {
+        let mut state = State::default();
+        for id in graph.value_ids() {
+            let value = graph.value(id);
+            state.names.insert(value.name.clone());
+            let is_input = graph.inputs.contains(&id);
+            if let Some(data) = &value.data
+                && !is_input
+                && !data.dtype.is_float()
+            {
+                state.foldable.insert(id);
+                state.constants.entry(data.clone()).or_insert(id);
+            }
+            if value.data.is_none() || is_input {
+                for (axis, dim) in value.fact.shape.iter().flatten().enumerate() {
+                    if dim.fixed().is_none() {
+                        state.dims.entry(dim.clone()).or_insert((id, axis));
+                    }
+                }
+            }
+        }
+        for node in &graph.nodes {
+            state.names.insert(node.name.clone());
+            if ops::is_pure(&node.op) && node.domain.is_empty() && node.outputs.iter().all(Option::is_some) {
+                let key = (node.op.clone(), node.inputs.clone(), node.attrs.clone());
+                state.nodes.entry(key).or_insert_with(|| node.outputs.iter().flatten().copied().collect());
+            }
+        }
+        state.graph = graph;
+        Builder { state: RefCell::new(state) }
+    }
+
+    /// The graph, or the first fault.
+    pub fn finish(self) -> Result<Graph> {
+        let state = self.state.into_inner();
+        match state.fault {
+            Some(fault) => Err(fault),
+            None => Ok(state.graph),
+        }
+    }
+
+    /// The first fault so far.
+    pub fn check(&self) -> Result<()> {
+        match self.state.borrow_mut().fault.take() {
+            Some(fault) => Err(fault),
+            None => Ok(()),
+        }
+    }
+
+    pub fn fault(&self, error: Error) {
+        self.state.borrow_mut().fault.get_or_insert(error);
+    }
+
+    /// Reads the graph as it stands.
+    pub fn read<T>(&self, f: impl FnOnce(&Graph) -> T) -> T {
+        f(&self.state.borrow().graph)
+    }
+
+    pub fn val(&self, id: ValueId) -> Val<'_> {
+        Val::new(self, id)
+    }
+
+    /// The value of that name.
+    pub fn find(&self, name: &str) -> Option<Val<'_>> {
+        self.read(|g| g.find(name)).map(|id| self.val(id))
+    }
+
+    /// Nodes made from here on are named after `scope`.
+    pub fn scope(&self, scope: &str) {
+        self.state.borrow_mut().scope = scope.to_string();
+    }
+
+    pub fn current_scope(&self) -> String {
+        self.state.borrow().scope.clone()
+    }
+
+    /// `name`, with a numeric suffix if it exists.
+    pub fn fresh_name(&self, name: &str) -> String {
+        self.state.borrow_mut().fresh(name)
+    }
+
+    /// A graph input. `default` makes it an initialiser too.
+    pub fn input(&self, name: &str, fact: Fact, default: Option<Tensor>) -> Val<'_> {
+        let mut s = self.state.borrow_mut();
+        let name = s.fresh(name);
+        let id = s.add_value(name, fact, None, None);
+        s.graph.value_mut(id).data = default;
+        s.graph.inputs.push(id);
+        drop(s);
+        self.val(id)
+    }
+
+    /// A named initialiser: a weight, never folded into anything unless it is an integer.
+    pub fn initializer(&self, name: &str, data: Tensor) -> Val<'_> {
+        let mut s = self.state.borrow_mut();
+        let name = s.fresh(name);
+        let foldable = !data.dtype.is_float();
+        let id = s.add_value(name, fact_of(&data), Some(data), None);
+        if foldable {
+            s.foldable.insert(id);
+        }
+        drop(s);
+        self.val(id)
+    }
+
+    /// A value of an outer graph that this subgraph reads by name.
+    pub fn captured(&self, name: &str, fact: Fact) -> Val<'_> {
+        let mut s = self.state.borrow_mut();
+        s.names.insert(name.to_string());
+        let id = s.add_value(name.to_string(), fact, None, None);
+        drop(s);
+        self.val(id)
+    }
+
+    /// A constant, made once however often it is asked for.
+    pub fn constant(&self, data: Tensor) -> Val<'_> {
+        let mut s = self.state.borrow_mut();
+        let id = match s.constants.get(&data) {
+            Some(&id) => id,
+            None => {
+                let name = constant_name(&data);
+                let name = s.fresh(&name);
+                let id = s.add_value(name, fact_of(&data), Some(data.clone()), None);
+                s.constants.insert(data, id);
+                s.foldable.insert(id);
+                id
+            }
+        };
+        drop(s);
+        self.val(id)
+    }
+
+    /// A rank-0 constant.
+    pub fn scalar(&self, dtype: DType, value: f64) -> Val<'_> {
+        self.constant(Tensor::scalar(dtype, value))
+    }
+
+    /// A 1-D int64 constant.
+    pub fn ints(&self, values: &[i64]) -> Val<'_> {
+        self.constant(Tensor::ints(&[values.len()], values))
+    }
+
+    /// The data of a constant that may be computed with.
+    pub fn constant_data(&self, val: Val<'_>) -> Option<Tensor> {
+        let s = self.state.borrow();
+        if s.foldable.contains(&val.id()) { s.graph.value(val.id()).data.clone() } else { None }
+    }
+
+    /// The node `op(inputs; attrs)` with one output.
+    pub fn op<'g>(&'g self, op: &str, inputs: &[Val<'g>], attrs: Attrs) -> Val<'g> {
+        let inputs: Vec<Option<Val>> = inputs.iter().map(|&v| Some(v)).collect();
+        self.node(op, &inputs, attrs, 1)[0]
+    }
+
+    /// The node `op(inputs; attrs)`: exactly `outputs` values.
+    pub fn node<'g>(&'g self, op: &str, inputs: &[Option<Val<'g>>], attrs: Attrs, outputs: usize) -> Vec<Val<'g>> {
+        if outputs == 1
+            && let Some(val) = crate::simplify::rewrite(self, op, inputs, &attrs)
+        {
+            return vec![val];
+        }
+        let ids: Vec<Option<ValueId>> = inputs.iter().map(|v| v.map(|v| v.id())).collect();
+        let mut keyed = ids.clone();
+        if ops::is_commutative(op) {
+            keyed.sort();
+        }
+        let key = (op.to_string(), keyed, attrs);
+        let pure = ops::is_pure(op);
+        if pure
+            && let Some(found) = self.state.borrow().nodes.get(&key)
+            && found.len() == outputs
+        {
+            return found.iter().map(|&id| self.val(id)).collect();
+        }
+        let attrs = key.2.clone();
+        let facts = match self.facts(op, &ids, &attrs, outputs) {
+            Ok(facts) => facts,
+            Err(error) => {
+                self.fault(error);
+                vec![Fact::unknown(DType::F32); outputs]
+            }
+        };
+        if let Some(folded) = self.fold(op, &ids, &attrs, &facts) {
+            return folded;
+        }
+        let name = {
+            let mut s = self.state.borrow_mut();
+            let base = match s.scope.as_str() {
+                "" => op.to_string(),
+                scope if !s.names.contains(scope) => scope.to_string(),
+                scope => format!("{scope}/{op}"),
+            };
+            s.fresh(&base)
+        };
+        let names = match outputs {
+            1 => vec![Some(name.clone())],
+            n => (0..n).map(|k| Some(format!("{name}:{k}"))).collect(),
+        };
+        let node = Node { name, op: op.to_string(), inputs: ids, attrs, ..Node::default() };
+        let made = self.push(node, &names, facts);
+        let ids: Vec<ValueId> = made.iter().flatten().map(|v| v.id()).collect();
+        if pure {
+            self.state.borrow_mut().nodes.insert(key, ids);
+        }
+        made.into_iter().flatten().collect()
+    }
+
+    /// Adds a node as it stands, without rewriting: for import. Output names are taken literally.
+    pub fn import<'g>(
+        &'g self,
+        node: Node,
+        names: &[Option<String>],
+        declared: &[Option<Fact>],
+    ) -> Vec<Option<Val<'g>>> {
+        let facts: Vec<Fact> = match self.facts(&node.op, &node.inputs, &node.attrs, names.len()) {
+            Ok(facts) if node.domain.is_empty() => facts,
+            Err(error) if node.domain.is_empty() && ops::lookup(&node.op).is_some() => {
+                self.fault(error.at_node(&node.name));
+                vec![Fact::unknown(DType::F32); names.len()]
+            }
+            _ => vec![Fact::unknown(DType::F32); names.len()],
+        };
+        let known = node.domain.is_empty() && ops::lookup(&node.op).is_some();
+        let facts: Vec<Fact> = facts
+            .into_iter()
+            .enumerate()
+            .map(|(k, own)| match declared.get(k).cloned().flatten() {
+                Some(declared) if known => refine(own, declared),
+                Some(declared) => declared,
+                None => own,
+            })
+            .collect();
+        let key = (node.op.clone(), node.inputs.clone(), node.attrs.clone());
+        let pure = ops::is_pure(&node.op) && node.domain.is_empty() && names.iter().all(Option::is_some);
+        let made = self.push(node, names, facts);
+        if pure {
+            let ids: Vec<ValueId> = made.iter().flatten().map(|v| v.id()).collect();
+            self.state.borrow_mut().nodes.entry(key).or_insert(ids);
+        }
+        made
+    }
+
+    fn push<'g>(&'g self, mut node: Node, names: &[Option<String>], facts: Vec<Fact>) -> Vec<Option<Val<'g>>> {
+        let mut s = self.state.borrow_mut();
+        let id = NodeId(s.graph.nodes.len() as u32);
+        let ids: Vec<Option<ValueId>> = names
+            .iter()
+            .zip(facts)
+            .map(|(name, fact)| {
+                let name = name.clone()?;
+                s.names.insert(name.clone());
+                Some(s.add_value(name, fact, None, Some(id)))
+            })
+            .collect();
+        node.outputs = ids.clone();
+        s.names.insert(node.name.clone());
+        s.graph.nodes.push(node);
+        drop(s);
+        ids.into_iter().map(|id| id.map(|id| self.val(id))).collect()
+    }
+
+    /// Copies a node's `metadata_props` to the node that computes `val`.
+    pub fn set_metadata(&self, val: Val<'_>, metadata: &[(String, String)]) {
+        let mut s = self.state.borrow_mut();
+        if let Some(producer) = s.graph.value(val.id()).producer {
+            s.graph.nodes[producer.0 as usize].metadata = metadata.to_vec();
+        }
+    }
+
+    /// Makes `val` a graph output called `name`, which must be new or its own.
+    pub fn output<'g>(&'g self, val: Val<'g>, name: &str) -> Val<'g> {
+        let (own, free) = {
+            let s = self.state.borrow();
+            let value = s.graph.value(val.id());
+            let free = value.producer.is_some() && !s.graph.outputs.contains(&val.id());
+            (value.name == name && !s.graph.outputs.contains(&val.id()), free && !s.names.contains(name))
+        };
+        let out = if own {
+            val
+        } else if free {
+            self.rename(val, name);
+            val
+        } else {
+            let node = Node {
+                name: self.fresh_name(&format!("{name}/Identity")),
+                op: "Identity".into(),
+                inputs: vec![Some(val.id())],
+                ..Node::default()
+            };
+            let fact = val.fact();
+            match self.push(node, &[Some(name.to_string())], vec![fact]).pop().flatten() {
+                Some(out) => out,
+                None => val,
+            }
+        };
+        self.state.borrow_mut().graph.outputs.push(out.id());
+        out
+    }
+
+    /// Gives the value another name.
+    pub fn rename(&self, val: Val<'_>, name: &str) {
+        let mut s = self.state.borrow_mut();
+        s.names.insert(name.to_string());
+        s.graph.value_mut(val.id()).name = name.to_string();
+    }
+
+    /// Says more of a value than its operator could.
+    pub fn refine_fact(&self, val: Val<'_>, known: &Fact) {
+        let mut s = self.state.borrow_mut();
+        let own = s.graph.value(val.id()).fact.clone();
+        let fact = refine(own, known.clone());
+        for (axis, dim) in fact.shape.iter().flatten().enumerate() {
+            if dim.fixed().is_none() {
+                s.dims.entry(dim.clone()).or_insert((val.id(), axis));
+            }
+        }
+        s.graph.value_mut(val.id()).fact = fact;
+    }
+
+    fn facts(&self, op: &str, inputs: &[Option<ValueId>], attrs: &Attrs, outputs: usize) -> Result<Vec<Fact>> {
+        let s = self.state.borrow();
+        let Some(known) = ops::lookup(op) else {
+            return Err(Error::UnknownOperator { op: op.to_string() });
+        };
+        let label = format!("{}%{}", s.scope, s.graph.values.len());
+        let cx = ops::FactCx::new(&s.graph, op, inputs, attrs, outputs, &label);
+        let mut facts = (known.facts)(&cx).map_err(|fault| {
+            let seen = inputs.iter().map(|id| match id {
+                Some(id) => format!("{}: {}", s.graph.name_of(*id), s.graph.value(*id).fact),
+                None => "-".to_string(),
+            });
+            Error::Operator { node: s.scope.clone(), op: op.to_string(), inputs: seen.collect(), fault }
+        })?;
+        let last = facts.last().cloned().unwrap_or(Fact::unknown(DType::F32));
+        facts.resize(outputs, last);
+        Ok(facts)
+    }
+
+    /// The outputs as constants, where all of them can be computed now.
+    fn fold<'g>(&'g self, op: &str, inputs: &[Option<ValueId>], attrs: &Attrs, facts: &[Fact]) -> Option<Vec<Val<'g>>> {
+        if let [fact] = facts
+            && let Some(ints) = &fact.ints
+            && let Some(values) = super::fixed(ints)
+        {
+            let shape: Vec<usize> = super::fixed(fact.shape.as_ref()?)?.iter().map(|&n| n as usize).collect();
+            let tensor = Tensor::ints(&shape, &values);
+            let tensor = if fact.dtype == DType::I64 {
+                tensor
+            } else {
+                Tensor::from_f64(fact.dtype, &shape, values.iter().map(|&v| v as f64))
+            };
+            return Some(vec![self.constant(tensor)]);
+        }
+        if !ops::is_pure(op) || inputs.is_empty() {
+            return None;
+        }
+        for fact in facts {
+            let size = count(fact.shape.as_ref()?).fixed()?;
+            if size as usize > FOLD_LIMIT {
+                return None;
+            }
+        }
+        let data: Vec<Option<Tensor>> = inputs
+            .iter()
+            .map(|id| match id {
+                None => Some(None),
+                Some(id) => self.constant_data(self.val(*id)).filter(|t| t.len() <= FOLD_LIMIT).map(Some),
+            })
+            .collect::<Option<_>>()?;
+        let computed = crate::eval::fold(op, &data, attrs, facts)?;
+        Some(computed.into_iter().map(|t| self.constant(t)).collect())
+    }
+
+    /// `dims` as a 1-D int64 value: a constant where they are fixed, else read from shapes at run time.
+    pub fn shape_value<'g>(&'g self, dims: &[Dim]) -> Val<'g> {
+        if let Some(values) = super::fixed(dims) {
+            return self.ints(&values);
+        }
+        let mut parts: Vec<Val<'g>> = Vec::new();
+        let mut at = 0;
+        while at < dims.len() {
+            let fixed: Vec<i64> = dims[at..].iter().map_while(Dim::fixed).collect();
+            if !fixed.is_empty() {
+                parts.push(self.ints(&fixed));
+                at += fixed.len();
+            } else if let Some((value, axis, run)) = self.dims_of_value(&dims[at..]) {
+                parts.push(self.val(value).dims(axis, axis + run));
+                at += run;
+            } else {
+                parts.push(self.dim_value(&dims[at]));
+                at += 1;
+            }
+        }
+        match parts.as_slice() {
+            [one] => *one,
+            _ => self.op("Concat", &parts, Attrs::new().with("axis", 0)),
+        }
+    }
+
+    /// Where the longest run at the head of `dims` stands in some value's shape: `(value, axis, length)`.
+    fn dims_of_value(&self, dims: &[Dim]) -> Option<(ValueId, usize, usize)> {
+        let s = self.state.borrow();
+        let &(value, axis) = s.dims.get(dims.first()?)?;
+        let shape = s.graph.value(value).fact.shape.as_ref()?;
+        let run = shape.get(axis..)?.iter().zip(dims).take_while(|(a, b)| a == b).count();
+        (run > 0).then_some((value, axis, run))
+    }
+
+    /// A dimension as an int64 value of shape `[1]`.
+    pub fn dim_value<'g>(&'g self, dim: &Dim) -> Val<'g> {
+        let poly = match dim {
+            Dim::Fixed(n) => return self.ints(&[*n]),
+            Dim::Symbol(poly) => poly.clone(),
+        };
+        if let Some((value, axis, _)) = self.dims_of_value(std::slice::from_ref(dim)) {
+            return self.val(value).dims(axis, axis + 1);
+        }
+        let mut sum: Option<Val<'g>> = None;
+        for (symbols, coefficient) in poly.terms() {
+            let mut term = self.ints(&[coefficient]);
+            for symbol in symbols {
+                let dim = Dim::symbol(symbol);
+                let Some((value, axis, _)) = self.dims_of_value(std::slice::from_ref(&dim)) else {
+                    self.fault(Error::UnknownDimension { dim: dim.to_string() });
+                    return term;
+                };
+                let factor = self.val(value).dims(axis, axis + 1);
+                term = if coefficient == 1 && self.constant_data(term).is_some() { factor } else { term * factor };
+            }
+            sum = Some(match sum {
+                Some(sum) => sum + term,
+                None => term,
+            });
+        }
+        sum.unwrap_or_else(|| self.ints(&[0]))
+    }
+
+    /// A dimension as a rank-0 value of a float type.
+    pub fn dim_scalar<'g>(&'g self, dim: &Dim, dtype: DType) -> Val<'g> {
+        match dim {
+            Dim::Fixed(n) => self.scalar(dtype, *n as f64),
+            Dim::Symbol(_) => self.dim_value(dim).squeeze(&[0]).cast(dtype),
+        }
+    }
+
+    /// A tensor of zeros.
+    pub fn zeros<'g>(&'g self, dtype: DType, shape: &[Dim]) -> Val<'g> {
+        self.scalar(dtype, 0.0).expand(shape)
+    }
+
+    /// `0, 1, … n−1` as int64.
+    pub fn range<'g>(&'g self, n: &Dim) -> Val<'g> {
+        match n.fixed() {
+            Some(n) if n >= 0 && n as usize <= FOLD_LIMIT => self.ints(&(0..n).collect::<Vec<_>>()),
+            _ => {
+                let int = |v: i64| self.constant(Tensor::ints(&[], &[v]));
+                self.op("Range", &[int(0), self.dim_value(n).squeeze(&[0]), int(1)], Attrs::new())
+            }
+        }
+    }
+
+    /// A node's attribute that must be an integer constant.
+    pub fn attr_int(attrs: &Attrs, name: &str, default: i64) -> i64 {
+        match attrs.get(name) {
+            Some(Attr::Int(v)) => *v,
+            _ => default,
+        }
+    }
+}
+
+/// Constants are named after what they hold, so that a graph reads well in a viewer.
+fn constant_name(data: &Tensor) -> String {
+    match (data.len(), data.to_i64()) {
+        (1, Some(v)) => format!("const/{}", v[0]),
+        (n, Some(v)) if n <= 8 => format!("const/{}", v.iter().map(i64::to_string).collect::<Vec<_>>().join("_")),
+        (1, None) => format!("const/{}", data.to_f64().first().copied().unwrap_or_default()),
+        _ => "const".to_string(),
+    }
+}
+
+/// What both say; a symbol made up for lack of knowledge gives way to a declared dimension.
+fn refine(own: Fact, declared: Fact) -> Fact {
+    let shape = match (own.shape, declared.shape) {
+        (Some(a), Some(b)) if a.len() == b.len() => Some(
+            a.into_iter()
+                .zip(b)
+                .map(|(a, b)| match (&a, &b) {
+                    (Dim::Fixed(_), _) => a,
+                    (Dim::Symbol(_), Dim::Fixed(_)) => b,
+                    (Dim::Symbol(_), Dim::Symbol(_)) if a.as_symbol().is_some_and(|s| s.starts_with('?')) => b,
+                    _ => a,
+                })
+                .collect(),
+        ),
+        (Some(a), _) => Some(a),
+        (None, b) => b,
+    };
+    Fact { dtype: own.dtype, shape, ints: own.ints.or(declared.ints) }
+}

@@ -1,0 +1,151 @@
+//! The arena of values and nodes, and the model around it.
+
+use super::{Attrs, Fact, Tensor};
+use std::collections::{HashMap, HashSet};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(pub u32);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u32);
+
+#[derive(Clone, Debug)]
+pub struct Value {
+    pub name: String,
+    pub fact: Fact,
+    /// An initialiser's data. A value that is an input too has it as its default.
+    pub data: Option<Tensor>,
+    /// The node that computes it; `None` for inputs, initialisers and values captured from an outer graph.
+    pub producer: Option<NodeId>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Node {
+    pub name: String,
+    pub op: String,
+    /// `""` for standard operators.
+    pub domain: String,
+    /// `None`: an optional input left out.
+    pub inputs: Vec<Option<ValueId>>,
+    pub outputs: Vec<Option<ValueId>>,
+    pub attrs: Attrs,
+    /// Outer values that subgraphs in `attrs` read by name.
+    pub captures: Vec<ValueId>,
+    /// `metadata_props`: exporters keep module paths there.
+    pub metadata: Vec<(String, String)>,
+}
+
+/// Nodes stand in topological order.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    pub name: String,
+    pub values: Vec<Value>,
+    pub nodes: Vec<Node>,
+    pub inputs: Vec<ValueId>,
+    pub outputs: Vec<ValueId>,
+}
+
+/// A graph with what the file says around it.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    pub graph: Graph,
+    /// The version of the standard operator set that the source file imports.
+    pub opset: i64,
+    pub ir_version: i64,
+    /// Versions of further operator domains.
+    pub domains: Vec<(String, i64)>,
+    pub producer: (String, String),
+    pub doc: String,
+    pub metadata: Vec<(String, String)>,
+}
+
+impl Graph {
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.values[id.0 as usize]
+    }
+
+    pub fn value_mut(&mut self, id: ValueId) -> &mut Value {
+        &mut self.values[id.0 as usize]
+    }
+
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.0 as usize]
+    }
+
+    pub fn name_of(&self, id: ValueId) -> &str {
+        &self.value(id).name
+    }
+
+    pub fn value_ids(&self) -> impl Iterator<Item = ValueId> + use<> {
+        (0..self.values.len() as u32).map(ValueId)
+    }
+
+    pub fn node_ids(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (0..self.nodes.len() as u32).map(NodeId)
+    }
+
+    /// The value of that name, if there is one.
+    pub fn find(&self, name: &str) -> Option<ValueId> {
+        self.value_ids().find(|&id| self.value(id).name == name)
+    }
+
+    pub fn add_value(&mut self, value: Value) -> ValueId {
+        self.values.push(value);
+        ValueId(self.values.len() as u32 - 1)
+    }
+
+    pub fn initializers(&self) -> impl Iterator<Item = ValueId> + '_ {
+        self.value_ids().filter(|&id| self.value(id).data.is_some())
+    }
+
+    /// The nodes that read each value.
+    pub fn uses(&self) -> HashMap<ValueId, Vec<NodeId>> {
+        let mut uses: HashMap<ValueId, Vec<NodeId>> = HashMap::new();
+        for id in self.node_ids() {
+            for input in self.node(id).reads() {
+                uses.entry(input).or_default().push(id);
+            }
+        }
+        uses
+    }
+
+    /// Everything that `of` is computed from, `of` included.
+    pub fn ancestors(&self, of: &[ValueId]) -> HashSet<ValueId> {
+        let mut seen: HashSet<ValueId> = HashSet::new();
+        let mut stack = of.to_vec();
+        while let Some(id) = stack.pop() {
+            if seen.insert(id)
+                && let Some(node) = self.value(id).producer
+            {
+                stack.extend(self.node(node).reads());
+            }
+        }
+        seen
+    }
+
+    /// Everything computed from `from`, `from` included.
+    pub fn descendants(&self, from: &[ValueId]) -> HashSet<ValueId> {
+        let mut seen: HashSet<ValueId> = from.iter().copied().collect();
+        for node in &self.nodes {
+            if node.reads().any(|id| seen.contains(&id)) {
+                seen.extend(node.outputs.iter().flatten());
+            }
+        }
+        seen
+    }
+}
+
+impl Node {
+    /// Every value the node reads, captures included.
+    pub fn reads(&self) -> impl Iterator<Item = ValueId> + '_ {
+        self.inputs.iter().flatten().chain(&self.captures).copied()
+    }
+
+    pub fn input(&self, i: usize) -> Option<ValueId> {
+        self.inputs.get(i).copied().flatten()
+    }
+
+    pub fn output(&self, i: usize) -> Option<ValueId> {
+        self.outputs.get(i).copied().flatten()
+    }
+}

@@ -1,0 +1,26 @@
+//! The graph: values with facts, nodes in topological order, and the builder that makes both.
+//!
+//! `dim` is the arithmetic of symbolic dimensions, `fact` what is known of a value before running, `tensor` constant
+//! data, `graph` the arena, `builder` the only way to add a node, `verify` the invariants checked after every pass.
+
+mod attr;
+mod builder;
+mod dim;
+mod dtype;
+mod fact;
+mod graph;
+mod shape;
+mod tensor;
+mod val;
+mod verify;
+
+pub use attr::{Attr, Attrs};
+pub use builder::Builder;
+pub use dim::Dim;
+pub use dtype::DType;
+pub use fact::Fact;
+pub use graph::{Graph, Model, Node, NodeId, Value, ValueId};
+pub use shape::{broadcast, count, fixed, same_or_one};
+pub use tensor::{Bytes, Tensor};
+pub use val::Val;
+pub use verify::verify;

@@ -1,0 +1,38 @@
+//! Shapes as lists of dimensions.
+
+use super::Dim;
+
+/// Numpy's broadcast of two shapes; `None` where fixed sizes clash. Of two different symbols nothing is known, so
+/// `unknown(axis)` names the result's dimension.
+pub fn broadcast(a: &[Dim], b: &[Dim], unknown: &dyn Fn(usize) -> Dim) -> Option<Vec<Dim>> {
+    let rank = a.len().max(b.len());
+    let at = |shape: &[Dim], i: usize| {
+        let pad = rank - shape.len();
+        if i < pad { Dim::Fixed(1) } else { shape[i - pad].clone() }
+    };
+    (0..rank)
+        .map(|i| match (at(a, i), at(b, i)) {
+            (x, y) if x == y => Some(x),
+            (Dim::Fixed(1), y) => Some(y),
+            (x, Dim::Fixed(1)) => Some(x),
+            (Dim::Fixed(_), Dim::Fixed(_)) => None,
+            (x @ Dim::Fixed(_), _) | (_, x @ Dim::Fixed(_)) => Some(x),
+            _ => Some(unknown(i)),
+        })
+        .collect()
+}
+
+/// The number of elements, `1` for a scalar.
+pub fn count(shape: &[Dim]) -> Dim {
+    shape.iter().cloned().fold(Dim::Fixed(1), |product, d| product * d)
+}
+
+/// All dimensions as numbers, where they all are.
+pub fn fixed(shape: &[Dim]) -> Option<Vec<i64>> {
+    shape.iter().map(Dim::fixed).collect()
+}
+
+/// Whether `small` certainly broadcasts to `big` without growing it.
+pub fn same_or_one(small: &[Dim], big: &[Dim]) -> bool {
+    small.len() <= big.len() && small.iter().rev().zip(big.iter().rev()).all(|(s, b)| s == b || s.is_one())
+}

@@ -1,0 +1,135 @@
+//! Constant data: dtype, shape and little-endian bytes, owned or memory-mapped.
+
+use super::DType;
+use half::{bf16, f16};
+use memmap2::Mmap;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+#[derive(Clone)]
+pub enum Bytes {
+    Owned(Arc<[u8]>),
+    Mapped { map: Arc<Mmap>, offset: usize, len: usize },
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Owned(bytes) => bytes,
+            // The reader checks the range against the file before it makes one.
+            Bytes::Mapped { map, offset, len } => map.get(*offset..offset + len).unwrap_or(&[]),
+        }
+    }
+}
+
+#[derive(Clone)]
+pub struct Tensor {
+    pub dtype: DType,
+    pub shape: Vec<usize>,
+    /// Little-endian, row-major; empty for strings.
+    pub bytes: Bytes,
+    /// The elements of a string tensor.
+    pub strings: Vec<String>,
+}
+
+impl Tensor {
+    pub fn from_bytes(dtype: DType, shape: Vec<usize>, bytes: Vec<u8>) -> Tensor {
+        Tensor { dtype, shape, bytes: Bytes::Owned(bytes.into()), strings: Vec::new() }
+    }
+
+    pub fn ints(shape: &[usize], values: &[i64]) -> Tensor {
+        Tensor::from_bytes(DType::I64, shape.to_vec(), values.iter().flat_map(|v| v.to_le_bytes()).collect())
+    }
+
+    /// Elements rounded (floats), truncated (integers) or compared with 0 (bool).
+    pub fn from_f64(dtype: DType, shape: &[usize], values: impl IntoIterator<Item = f64>) -> Tensor {
+        let mut bytes = Vec::new();
+        for v in values {
+            match dtype {
+                DType::F32 => bytes.extend((v as f32).to_le_bytes()),
+                DType::F64 => bytes.extend(v.to_le_bytes()),
+                DType::F16 => bytes.extend(f16::from_f64(v).to_le_bytes()),
+                DType::BF16 => bytes.extend(bf16::from_f64(v).to_le_bytes()),
+                DType::I8 => bytes.extend((v as i8).to_le_bytes()),
+                DType::I16 => bytes.extend((v as i16).to_le_bytes()),
+                DType::I32 => bytes.extend((v as i32).to_le_bytes()),
+                DType::I64 => bytes.extend((v as i64).to_le_bytes()),
+                DType::U8 => bytes.push(v as u8),
+                DType::U16 => bytes.extend((v as u16).to_le_bytes()),
+                DType::U32 => bytes.extend((v as u32).to_le_bytes()),
+                DType::U64 => bytes.extend((v as u64).to_le_bytes()),
+                DType::Bool => bytes.push(u8::from(v != 0.0)),
+                DType::Str => {}
+            }
+        }
+        Tensor::from_bytes(dtype, shape.to_vec(), bytes)
+    }
+
+    pub fn scalar(dtype: DType, value: f64) -> Tensor {
+        Tensor::from_f64(dtype, &[], [value])
+    }
+
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn to_f64(&self) -> Vec<f64> {
+        fn read<const N: usize>(bytes: &[u8], one: impl Fn([u8; N]) -> f64) -> Vec<f64> {
+            bytes.as_chunks::<N>().0.iter().map(|c| one(*c)).collect()
+        }
+        let b = &*self.bytes;
+        match self.dtype {
+            DType::F32 => read(b, |c| f64::from(f32::from_le_bytes(c))),
+            DType::F64 => read(b, f64::from_le_bytes),
+            DType::F16 => read(b, |c| f16::from_le_bytes(c).to_f64()),
+            DType::BF16 => read(b, |c| bf16::from_le_bytes(c).to_f64()),
+            DType::I8 => read(b, |c| f64::from(i8::from_le_bytes(c))),
+            DType::I16 => read(b, |c| f64::from(i16::from_le_bytes(c))),
+            DType::I32 => read(b, |c| f64::from(i32::from_le_bytes(c))),
+            DType::I64 => read(b, |c| i64::from_le_bytes(c) as f64),
+            DType::U8 | DType::Bool => b.iter().map(|&v| f64::from(v)).collect(),
+            DType::U16 => read(b, |c| f64::from(u16::from_le_bytes(c))),
+            DType::U32 => read(b, |c| f64::from(u32::from_le_bytes(c))),
+            DType::U64 => read(b, |c| u64::from_le_bytes(c) as f64),
+            DType::Str => Vec::new(),
+        }
+    }
+
+    /// The elements of an integer or bool tensor, exactly.
+    pub fn to_i64(&self) -> Option<Vec<i64>> {
+        match self.dtype {
+            DType::I64 => Some(self.bytes.as_chunks::<8>().0.iter().map(|c| i64::from_le_bytes(*c)).collect()),
+            d if d.is_int() || d == DType::Bool => Some(self.to_f64().into_iter().map(|v| v as i64).collect()),
+            _ => None,
+        }
+    }
+}
+
+impl PartialEq for Tensor {
+    fn eq(&self, other: &Tensor) -> bool {
+        self.dtype == other.dtype
+            && self.shape == other.shape
+            && *self.bytes == *other.bytes
+            && self.strings == other.strings
+    }
+}
+
+impl Eq for Tensor {}
+
+impl Hash for Tensor {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.dtype, &self.shape, &self.strings).hash(state);
+        self.bytes.hash(state);
+    }
+}
+
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tensor({}{:?})", self.dtype, self.shape)
+    }
+}

@@ -1,0 +1,41 @@
+//! What holds of every graph, checked after each pass in tests.
+
+use super::{Graph, ValueId};
+use crate::error::{Error, Result};
+use std::collections::HashSet;
+
+/// Names are unique, every value read is there before its reader, outputs exist.
+pub fn verify(graph: &Graph) -> Result<()> {
+    let broken = |what: String| Err(Error::BrokenGraph { what });
+    let mut names: HashSet<&str> = HashSet::new();
+    let live: HashSet<ValueId> = live_values(graph);
+    for &id in &live {
+        if !names.insert(graph.name_of(id)) {
+            return broken(format!("two values are called {:?}", graph.name_of(id)));
+        }
+    }
+    let mut ready: HashSet<ValueId> = graph.value_ids().filter(|&id| graph.value(id).producer.is_none()).collect();
+    for id in graph.node_ids() {
+        let node = graph.node(id);
+        for read in node.reads() {
+            if !ready.contains(&read) {
+                return broken(format!("node {:?} reads {:?} before it is computed", node.name, graph.name_of(read)));
+            }
+        }
+        for &out in node.outputs.iter().flatten() {
+            if graph.value(out).producer != Some(id) {
+                return broken(format!("{:?} does not know its producer {:?}", graph.name_of(out), node.name));
+            }
+            ready.insert(out);
+        }
+    }
+    match graph.outputs.iter().find(|id| !ready.contains(id)) {
+        Some(&id) => broken(format!("output {:?} is never computed", graph.name_of(id))),
+        None => Ok(()),
+    }
+}
+
+fn live_values(graph: &Graph) -> HashSet<ValueId> {
+    let nodes = graph.nodes.iter().flat_map(|n| n.reads().chain(n.outputs.iter().flatten().copied()));
+    nodes.chain(graph.inputs.iter().copied()).chain(graph.outputs.iter().copied()).collect()
+}

@@ -1,0 +1,219 @@
+//! Convolution, its transpose and its filter gradient, for any number of spatial axes, groups, strides, dilations, pads.
+//!
+//! Images are `[N, C, H…]`, filters `[M, C/group, k…]`, as in ONNX.
+
+use super::with_lead;
+use crate::ir::{Attrs, Dim, Tensor, Val, count};
+
+/// A convolution's geometry, an entry a spatial axis.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConvGeometry {
+    pub kernel: Vec<i64>,
+    pub strides: Vec<i64>,
+    pub dilations: Vec<i64>,
+    /// Begin and end.
+    pub pads: Vec<(i64, i64)>,
+    pub group: i64,
+    /// Spatial sizes of the image that is convolved.
+    pub image: Vec<Dim>,
+}
+
+impl ConvGeometry {
+    pub fn attrs(&self) -> Attrs {
+        let pads: Vec<i64> = self.pads.iter().map(|p| p.0).chain(self.pads.iter().map(|p| p.1)).collect();
+        Attrs::new()
+            .with("kernel_shape", self.kernel.clone())
+            .with("strides", self.strides.clone())
+            .with("dilations", self.dilations.clone())
+            .with("pads", pads)
+            .with("group", self.group)
+    }
+
+    /// `⌊(H + p − ((k−1)·δ + 1)) / s⌋ + 1` of each spatial axis.
+    pub fn windows(&self) -> Vec<Dim> {
+        (0..self.kernel.len())
+            .map(|i| {
+                let span = (self.kernel[i] - 1) * self.dilations[i] + 1;
+                let room = self.image[i].clone() + Dim::Fixed(self.pads[i].0 + self.pads[i].1 - span);
+                room.div_floor(self.strides[i].max(1)) + Dim::Fixed(1)
+            })
+            .collect()
+    }
+
+    /// The shape of `x ⋆ w`.
+    pub fn conv_shape(&self, x: &[Dim], w: &[Dim]) -> Vec<Dim> {
+        let head = [x.first(), w.first()].into_iter().flatten().cloned();
+        head.chain(self.windows()).collect()
+    }
+
+    /// The shape of the image that `y` is a convolution of.
+    pub fn image_shape(&self, y: &[Dim], w: &[Dim]) -> Vec<Dim> {
+        let channels = w.get(1).cloned().unwrap_or(Dim::Fixed(1)) * Dim::Fixed(self.group);
+        y.first().cloned().into_iter().chain([channels]).chain(self.image.iter().cloned()).collect()
+    }
+
+    pub(crate) fn conv<'g>(&self, x: Val<'g>, w: Val<'g>) -> Val<'g> {
+        x.builder().op("Conv", &[x, w], self.attrs())
+    }
+
+    /// The transpose of `conv`, onto images whose spatial sizes end the shape `to`.
+    pub(crate) fn conv_transpose<'g>(&self, y: Val<'g>, w: Val<'g>, to: &[Dim]) -> Val<'g> {
+        let b = y.builder();
+        let spatial = self.kernel.len();
+        let (windows, image) = (&y.shape()[2..], &to[to.len() - spatial..]);
+        // What the windows cover, of which the image is `pads.0 .. pads.0 + H`.
+        let covered: Vec<Dim> = (0..spatial)
+            .map(|i| {
+                (windows[i].clone() - Dim::Fixed(1)) * Dim::Fixed(self.strides[i])
+                    + Dim::Fixed((self.kernel[i] - 1) * self.dilations[i] + 1)
+            })
+            .collect();
+        let beyond: Vec<Dim> = (0..spatial)
+            .map(|i| image[i].clone() + Dim::Fixed(self.pads[i].0 + self.pads[i].1) - covered[i].clone())
+            .collect();
+        let simple =
+            beyond.iter().zip(&self.strides).all(|(d, &s)| d.fixed().is_some_and(|n| (0..s.max(1)).contains(&n)));
+        if simple {
+            let output_padding: Vec<i64> = beyond.iter().filter_map(Dim::fixed).collect();
+            let mut attrs = self.attrs();
+            if output_padding.iter().any(|&n| n != 0) {
+                attrs = attrs.with("output_padding", output_padding);
+            }
+            return b.op("ConvTranspose", &[y, w], attrs);
+        }
+        let bare = ConvGeometry { pads: vec![(0, 0); spatial], ..self.clone() };
+        let whole = b.op("ConvTranspose", &[y, w], bare.attrs());
+        let none = (Dim::Fixed(0), Dim::Fixed(0));
+        let mut pads = vec![none.clone(), none];
+        pads.extend((0..spatial).map(|i| {
+            let end = image[i].clone() + Dim::Fixed(self.pads[i].0) - covered[i].clone();
+            (Dim::Fixed(-self.pads[i].0), end)
+        }));
+        super::reshape::pad(whole, &pads)
+    }
+
+    /// `[N, C, H…] → [N, C·Πk, P]`: the windows of the image as columns, `P` of them.
+    pub fn columns<'g>(&self, x: Val<'g>) -> Val<'g> {
+        let shape = x.shape();
+        let (n, c) = (shape[0].clone(), shape[1].clone());
+        let taps: i64 = self.kernel.iter().product();
+        let positions = count(&self.windows());
+        let trivial = taps == 1 && self.strides.iter().all(|&s| s == 1) && self.pads.iter().all(|p| *p == (0, 0));
+        if trivial {
+            return x.reshape(&[n, c, positions]);
+        }
+        // A convolution of every channel alone with the identity: one output channel a tap.
+        let single: Vec<Dim> =
+            [n.clone() * c.clone(), Dim::Fixed(1)].into_iter().chain(shape[2..].iter().cloned()).collect();
+        let picked = ConvGeometry { group: 1, ..self.clone() }.conv(x.reshape(&single), self.identity(x));
+        picked.reshape(&[n, c * Dim::Fixed(taps), positions])
+    }
+
+    /// The filter `[Πk, 1, k…]` whose `t`-th output is tap `t`.
+    fn identity<'g>(&self, x: Val<'g>) -> Val<'g> {
+        let taps: usize = self.kernel.iter().product::<i64>().max(0) as usize;
+        let shape: Vec<usize> = [taps, 1].into_iter().chain(self.kernel.iter().map(|&k| k.max(0) as usize)).collect();
+        let data = (0..taps * taps).map(|i| f64::from(u8::from(i / taps == i % taps)));
+        x.builder().constant(Tensor::from_f64(x.dtype(), &shape, data))
+    }
+
+    /// `w̄` of `y = x ⋆ w`, of shape `to`; the leading axis belongs to `ct`.
+    pub(super) fn filter_gradient<'g>(&self, x: Val<'g>, ct: Val<'g>, to: &[Dim], lead: Option<&Dim>) -> Val<'g> {
+        let columns = self.grouped(self.columns(x), None);
+        let rows = self.grouped(flat_positions(ct, lead), lead);
+        let product = contract(rows, lead, columns, None);
+        product.reshape(&with_lead(to, lead))
+    }
+
+    /// `w̄` of `y = x ⋆ᵀ w`: the roles of image and cotangent are exchanged.
+    pub(super) fn transposed_filter_gradient<'g>(
+        &self,
+        x: Val<'g>,
+        ct: Val<'g>,
+        to: &[Dim],
+        lead: Option<&Dim>,
+    ) -> Val<'g> {
+        let shape = ct.shape();
+        let columns = match lead {
+            None => self.columns(ct),
+            Some(l) => {
+                let inner = &shape[1..];
+                let merged: Vec<Dim> =
+                    std::iter::once(l.clone() * inner[0].clone()).chain(inner[1..].iter().cloned()).collect();
+                let columns = self.columns(ct.reshape(&merged));
+                let c = columns.shape();
+                columns.reshape(&[l.clone(), inner[0].clone(), c[1].clone(), c[2].clone()])
+            }
+        };
+        let columns = self.grouped(columns, lead);
+        let rows = self.grouped(flat_positions(x, None), None);
+        let product = contract(rows, None, columns, lead);
+        product.reshape(&with_lead(to, lead))
+    }
+
+    /// `[…, N, G·K, P] → […, N, G, K, P]`
+    fn grouped<'g>(&self, x: Val<'g>, lead: Option<&Dim>) -> Val<'g> {
+        let shape = x.shape();
+        let skip = usize::from(lead.is_some());
+        let group = Dim::Fixed(self.group);
+        let each = shape[skip + 1].div_exact(&group).unwrap_or_else(|| shape[skip + 1].div_floor(self.group));
+        let mut to = shape[..=skip].to_vec();
+        to.extend([group, each, shape[skip + 2].clone()]);
+        x.reshape(&to)
+    }
+}
+
+/// `[…, N, C, H…] → […, N, C, P]`
+fn flat_positions<'g>(x: Val<'g>, lead: Option<&Dim>) -> Val<'g> {
+    let shape = x.shape();
+    let keep = 2 + usize::from(lead.is_some());
+    let to: Vec<Dim> = shape[..keep].iter().cloned().chain([count(&shape[keep..])]).collect();
+    x.reshape(&to)
+}
+
+/// `Σ_{n,p} a[n,g,i,p]·b[n,g,j,p] → [g, i, j]`, with the leading axis of whichever has one.
+fn contract<'g>(a: Val<'g>, lead_a: Option<&Dim>, b: Val<'g>, lead_b: Option<&Dim>) -> Val<'g> {
+    let (sa, sb) = (a.shape(), b.shape());
+    let (ka, kb) = (usize::from(lead_a.is_some()), usize::from(lead_b.is_some()));
+    let axes = |k: usize, order: [usize; 4]| -> Vec<i64> {
+        (0..k).chain(order.into_iter().map(|i| i + k)).map(|i| i as i64).collect()
+    };
+    let inner = sa[ka].clone() * sa[ka + 3].clone();
+    let single = sa[ka + 1].is_one();
+    let groups = |s: &[Dim], k: usize| if single { Vec::new() } else { vec![s[k + 1].clone()] };
+    // [G, I, N·P] and [G, N·P, J]
+    let rows: Vec<Dim> =
+        sa[..ka].iter().cloned().chain(groups(&sa, ka)).chain([sa[ka + 2].clone(), inner.clone()]).collect();
+    let columns: Vec<Dim> =
+        sb[..kb].iter().cloned().chain(groups(&sb, kb)).chain([inner, sb[kb + 2].clone()]).collect();
+    let left = a.permute(&axes(ka, [1, 2, 0, 3])).reshape(&rows);
+    let right = b.permute(&axes(kb, [1, 0, 3, 2])).reshape(&columns);
+    left.matmul(right)
+}
+
+/// Applies an image map to `[L, N, …]` by merging the first two axes.
+pub(super) fn over_lead<'g>(t: Val<'g>, lead: Option<&Dim>, f: impl Fn(Val<'g>) -> Val<'g>) -> Val<'g> {
+    let Some(lead) = lead else { return f(t) };
+    let shape = t.shape();
+    let merged: Vec<Dim> =
+        std::iter::once(shape[0].clone() * shape[1].clone()).chain(shape[2..].iter().cloned()).collect();
+    let y = f(t.reshape(&merged));
+    let out: Vec<Dim> = [lead.clone(), shape[1].clone()].into_iter().chain(y.shape()[1..].iter().cloned()).collect();
+    y.reshape(&out)
+}
+
+/// Applies a map that is linear in its filter to filters `[L, M, C/g, k…]`, one after the other.
+pub(super) fn filters_over_lead<'g>(t: Val<'g>, lead: Option<&Dim>, f: impl Fn(Val<'g>) -> Val<'g>) -> Val<'g> {
+    let Some(count) = lead else { return f(t) };
+    let b = t.builder();
+    let Some(n) = count.fixed() else {
+        b.fault(crate::error::Error::UnknownDimension { dim: count.to_string() });
+        return t;
+    };
+    let one = |i: i64| f(t.slice(0, i, i + 1).squeeze(&[0])).unsqueeze(&[0]);
+    let parts: Vec<Val<'g>> = (0..n).map(one).collect();
+    match parts.as_slice() {
+        [only] => *only,
+        _ => b.op("Concat", &parts, Attrs::new().with("axis", 0)),
+    }
+}

@@ -1,0 +1,222 @@
+//! The linear maps: each emits itself on tangents, and its transpose on cotangents.
+//!
+//! Both take `lead`, an optional further first axis over which the map is applied independently; so C reverse passes
+//! of a network head are one. Parameters of the maps never have that axis.
+
+mod convolution;
+mod index;
+mod product;
+mod reshape;
+
+pub use convolution::ConvGeometry;
+pub use reshape::{align, with_lead};
+
+use crate::ir::{DType, Dim, Val, broadcast};
+
+#[derive(Clone)]
+pub enum Linear<'g> {
+    /// `−t`
+    Neg,
+    /// `t ⊙ v`
+    Scale(Val<'g>),
+    /// `t / v`
+    Quotient(Val<'g>),
+    /// `t` where `cond == keep`, else 0
+    Mask {
+        cond: Val<'g>,
+        keep: bool,
+    },
+    /// `t · v`
+    MatMulRight(Val<'g>),
+    /// `v · t`
+    MatMulLeft(Val<'g>),
+    /// `Σ t` over axes; transposed: Expand
+    Sum {
+        axes: Vec<i64>,
+        keep: bool,
+    },
+    Expand(Vec<Dim>),
+    Reshape(Vec<Dim>),
+    Permute(Vec<i64>),
+    /// Zeros before and after each axis, negative numbers cut; transposed: the negated pads
+    Pad(Vec<(Dim, Dim)>),
+    /// transposed: scatter with addition
+    Gather {
+        indices: Val<'g>,
+        axis: usize,
+    },
+    GatherNd {
+        indices: Val<'g>,
+    },
+    ScatterNd {
+        indices: Val<'g>,
+        shape: Vec<Dim>,
+    },
+    /// `t ⋆ w`; transposed: ConvTranspose
+    Conv {
+        w: Val<'g>,
+        g: ConvGeometry,
+    },
+    /// `x ⋆ t`
+    ConvFilter {
+        x: Val<'g>,
+        g: ConvGeometry,
+    },
+    ConvTranspose {
+        w: Val<'g>,
+        g: ConvGeometry,
+    },
+    ConvTransposeFilter {
+        x: Val<'g>,
+        g: ConvGeometry,
+    },
+    Cast {
+        from: DType,
+        to: DType,
+    },
+    CumSum {
+        axis: usize,
+        exclusive: bool,
+        reverse: bool,
+    },
+}
+
+/// A cotangent whose expansion is delayed: `value` broadcasts to `shape`.
+#[derive(Clone, Debug)]
+pub struct Cotangent<'g> {
+    pub value: Val<'g>,
+    pub shape: Vec<Dim>,
+}
+
+impl<'g> Cotangent<'g> {
+    pub fn new(value: Val<'g>) -> Cotangent<'g> {
+        Cotangent { shape: value.shape(), value }
+    }
+
+    /// The cotangent as a tensor of its whole shape.
+    pub fn materialise(&self) -> Val<'g> {
+        self.value.expand(&self.shape)
+    }
+
+    fn map(self, f: impl FnOnce(Val<'g>) -> Val<'g>) -> Cotangent<'g> {
+        Cotangent { value: f(self.value), shape: self.shape }
+    }
+}
+
+impl<'g> Linear<'g> {
+    /// Shape and type of the image of a tangent.
+    pub fn image(&self, t: &[Dim], dtype: DType) -> (Vec<Dim>, DType) {
+        let unknown = |axis: usize| Dim::symbol(&format!("?t.{axis}"));
+        let grown = |v: Val| broadcast(t, &v.shape(), &unknown).unwrap_or_else(|| t.to_vec());
+        let shape = match self {
+            Linear::Neg => t.to_vec(),
+            Linear::Scale(v) | Linear::Quotient(v) | Linear::Mask { cond: v, .. } => grown(*v),
+            Linear::MatMulRight(v) => product::matmul_shape(t, &v.shape()),
+            Linear::MatMulLeft(v) => product::matmul_shape(&v.shape(), t),
+            Linear::Sum { axes, keep } => reshape::summed(t, axes, *keep),
+            Linear::Expand(shape) => broadcast(t, shape, &unknown).unwrap_or_else(|| shape.clone()),
+            Linear::Reshape(shape) | Linear::ScatterNd { shape, .. } => shape.clone(),
+            Linear::Permute(perm) => {
+                perm.iter().map(|&p| t.get(p as usize).cloned().unwrap_or(Dim::Fixed(1))).collect()
+            }
+            Linear::Pad(pads) => t.iter().zip(pads).map(|(d, (a, b))| d.clone() + a.clone() + b.clone()).collect(),
+            Linear::Gather { indices, axis } => index::gather_shape(t, &indices.shape(), *axis),
+            Linear::GatherNd { indices } => index::gather_nd_shape(t, &indices.shape()),
+            Linear::Conv { w, g } => g.conv_shape(t, &w.shape()),
+            Linear::ConvFilter { x, g } => g.conv_shape(&x.shape(), t),
+            Linear::ConvTranspose { w, g } => g.image_shape(t, &w.shape()),
+            Linear::ConvTransposeFilter { x, g } => g.image_shape(&x.shape(), t),
+            Linear::Cast { to, .. } => return (t.to_vec(), *to),
+            Linear::CumSum { .. } => t.to_vec(),
+        };
+        (shape, dtype)
+    }
+
+    /// The map applied to a tangent of shape `from`; the result has shape `to`.
+    pub fn emit(&self, t: Val<'g>, from: &[Dim], to: &[Dim], lead: Option<&Dim>) -> Val<'g> {
+        let aligned = || align(t, from.len(), to.len(), lead);
+        let skip = usize::from(lead.is_some());
+        match self {
+            Linear::Neg => -t,
+            Linear::Scale(v) => aligned() * *v,
+            Linear::Quotient(v) => aligned() / *v,
+            Linear::Mask { cond, keep } => product::mask(*cond, *keep, aligned()),
+            Linear::MatMulRight(v) => aligned().matmul(*v),
+            Linear::MatMulLeft(v) => v.matmul(aligned()),
+            Linear::Sum { axes, keep } => {
+                let axes = reshape::shifted(axes, skip);
+                if *keep { t.sum_keep(&axes) } else { t.sum(&axes) }
+            }
+            Linear::Expand(_) => aligned().expand(&with_lead(to, lead)),
+            Linear::Reshape(shape) => t.reshape(&with_lead(shape, lead)),
+            Linear::Permute(perm) => t.permute(&reshape::permutation(perm, lead)),
+            Linear::Pad(pads) => reshape::pad(t, &reshape::pads_with_lead(pads, lead)),
+            Linear::Gather { indices, axis } => index::gather(t, *indices, axis + skip),
+            Linear::GatherNd { indices } => index::gather_nd(t, *indices, lead),
+            Linear::ScatterNd { indices, shape } => index::scatter_nd(t, *indices, shape, lead),
+            Linear::Conv { w, g } => convolution::over_lead(t, lead, |t| g.conv(t, *w)),
+            Linear::ConvFilter { x, g } => convolution::filters_over_lead(t, lead, |t| g.conv(*x, t)),
+            Linear::ConvTranspose { w, g } => convolution::over_lead(t, lead, |t| g.conv_transpose(t, *w, to)),
+            Linear::ConvTransposeFilter { x, g } => {
+                convolution::filters_over_lead(t, lead, |t| g.conv_transpose(*x, t, to))
+            }
+            Linear::Cast { to: dtype, .. } => t.cast(*dtype),
+            Linear::CumSum { axis, exclusive, reverse } => index::cumsum(t, axis + skip, *exclusive, *reverse),
+        }
+    }
+
+    /// The transposed map applied to a cotangent; `from` is the shape of the tangent that the map takes.
+    pub fn transpose(&self, ct: Cotangent<'g>, from: &[Dim], lead: Option<&Dim>) -> Cotangent<'g> {
+        let skip = usize::from(lead.is_some());
+        match self {
+            Linear::Neg => ct.map(|v| -v),
+            Linear::Scale(v) => ct.map(|c| c * *v).unbroadcast(from, lead),
+            Linear::Quotient(v) => ct.map(|c| c / *v).unbroadcast(from, lead),
+            Linear::Mask { cond, keep } => ct.map(|c| product::mask(*cond, *keep, c)).unbroadcast(from, lead),
+            Linear::MatMulRight(v) => product::matmul_right_transposed(ct, *v, from, lead),
+            Linear::MatMulLeft(v) => product::matmul_left_transposed(ct, *v, from, lead),
+            Linear::Sum { axes, keep } => {
+                let axes = reshape::shifted(axes, skip);
+                let value = if *keep { ct.value } else { ct.value.unsqueeze(&axes) };
+                Cotangent { value, shape: with_lead(from, lead) }
+            }
+            Linear::Expand(_) => ct.unbroadcast(from, lead),
+            Linear::Reshape(_) => reshape::reshape_transposed(ct, &with_lead(from, lead)),
+            Linear::Permute(perm) => {
+                let perm = reshape::permutation(perm, lead);
+                let mut inverse = vec![0; perm.len()];
+                perm.iter().enumerate().for_each(|(i, &p)| inverse[p as usize] = i as i64);
+                let value = ct.value.permute(&inverse);
+                Cotangent { value, shape: with_lead(from, lead) }
+            }
+            Linear::Pad(pads) => {
+                let zero = Dim::Fixed(0);
+                let back: Vec<_> =
+                    pads.iter().map(|(a, b)| (zero.clone() - a.clone(), zero.clone() - b.clone())).collect();
+                Cotangent::new(reshape::pad(ct.materialise(), &reshape::pads_with_lead(&back, lead)))
+            }
+            Linear::Gather { indices, axis } => Cotangent::new(index::gather_transposed(
+                ct.materialise(),
+                *indices,
+                axis + skip,
+                &with_lead(from, lead),
+            )),
+            Linear::GatherNd { indices } => Cotangent::new(index::scatter_nd(ct.materialise(), *indices, from, lead)),
+            Linear::ScatterNd { indices, .. } => Cotangent::new(index::gather_nd(ct.materialise(), *indices, lead)),
+            Linear::Conv { w, g } => {
+                Cotangent::new(convolution::over_lead(ct.materialise(), lead, |c| g.conv_transpose(c, *w, from)))
+            }
+            Linear::ConvTranspose { w, g } => {
+                Cotangent::new(convolution::over_lead(ct.materialise(), lead, |c| g.conv(c, *w)))
+            }
+            Linear::ConvFilter { x, g } => Cotangent::new(g.filter_gradient(*x, ct.materialise(), from, lead)),
+            Linear::ConvTransposeFilter { x, g } => {
+                Cotangent::new(g.transposed_filter_gradient(*x, ct.materialise(), from, lead))
+            }
+            Linear::Cast { from: dtype, .. } => ct.map(|c| c.cast(*dtype)),
+            Linear::CumSum { axis, exclusive, reverse } => {
+                Cotangent::new(index::cumsum(ct.materialise(), axis + skip, *exclusive, !*reverse))
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Elementwise masks and matrix products.
+
+use super::{Cotangent, with_lead};
+use crate::ir::{Dim, Val, broadcast, count};
+
+/// `v` where `cond == keep`, else 0.
+pub(super) fn mask<'g>(cond: Val<'g>, keep: bool, v: Val<'g>) -> Val<'g> {
+    let zero = v.like(0.0);
+    if keep { cond.select(v, zero) } else { cond.select(zero, v) }
+}
+
+/// The shape of `a · b`, both of rank at least 2.
+pub(super) fn matmul_shape(a: &[Dim], b: &[Dim]) -> Vec<Dim> {
+    let (Some((n, batch_a)), Some((m, batch_b))) = (split(a), split(b)) else { return a.to_vec() };
+    let unknown = |axis: usize| Dim::symbol(&format!("?batch.{axis}"));
+    let mut shape = broadcast(batch_a, batch_b, &unknown).unwrap_or_else(|| batch_a.to_vec());
+    shape.push(n.0.clone());
+    shape.push(m.1.clone());
+    shape
+}
+
+/// Rows, columns and batch dimensions of a matrix shape.
+fn split(shape: &[Dim]) -> Option<((&Dim, &Dim), &[Dim])> {
+    match shape {
+        [batch @ .., rows, columns] => Some(((rows, columns), batch)),
+        _ => None,
+    }
+}
+
+/// Axis `axis` of the cotangent at its whole size; other expansions stay delayed.
+fn whole_axis<'g>(ct: &Cotangent<'g>, from_end: usize) -> Val<'g> {
+    let mut actual = ct.value.shape();
+    while actual.len() < ct.shape.len() {
+        actual.insert(0, Dim::Fixed(1));
+    }
+    let at = ct.shape.len() - from_end;
+    let mut target = actual.clone();
+    target[at] = ct.shape[at].clone();
+    let value = if ct.value.rank() < actual.len() { ct.value.reshape(&actual) } else { ct.value };
+    value.expand(&target)
+}
+
+/// `z = t·v`: `t̄ = z̄·vᵀ`
+pub(super) fn matmul_right_transposed<'g>(
+    ct: Cotangent<'g>,
+    v: Val<'g>,
+    from: &[Dim],
+    lead: Option<&Dim>,
+) -> Cotangent<'g> {
+    let batched = v.rank() > 2;
+    // `t` a plain matrix used by a whole batch: one product over all rows.
+    if lead.is_none() && batched && from.len() == 2 {
+        return left_over_batch(ct, v, from);
+    }
+    let value = whole_axis(&ct, 1).matmul(v.transpose());
+    let mut shape = ct.shape;
+    if let (Some(last), Some(k)) = (shape.last_mut(), from.last()) {
+        *last = k.clone();
+    }
+    Cotangent { value, shape }.unbroadcast(from, lead)
+}
+
+/// `z[b] = t·v[b]`: `t̄ = Σ_b z̄[b]·v[b]ᵀ`, as one product over columns of all matrices.
+fn left_over_batch<'g>(ct: Cotangent<'g>, v: Val<'g>, from: &[Dim]) -> Cotangent<'g> {
+    let last = v.rank() as i64 - 1;
+    // [m, batch·n] · [batch·n, k]
+    let mut perm: Vec<i64> = vec![last - 1];
+    perm.extend(0..last - 1);
+    perm.push(last);
+    let columns = |x: Val<'g>, rows: &Dim| {
+        let shape = x.shape();
+        let rest = count(&shape[..shape.len() - 2]) * shape[shape.len() - 1].clone();
+        x.permute(&perm).reshape(&[rows.clone(), rest])
+    };
+    let z = columns(ct.materialise(), &from[0]);
+    let value = z.matmul(columns(v, &from[1]).transpose());
+    Cotangent { value, shape: from.to_vec() }
+}
+
+/// `z = v·t`: `t̄ = vᵀ·z̄`
+pub(super) fn matmul_left_transposed<'g>(
+    ct: Cotangent<'g>,
+    v: Val<'g>,
+    from: &[Dim],
+    lead: Option<&Dim>,
+) -> Cotangent<'g> {
+    if lead.is_none() && v.rank() > 2 && from.len() == 2 {
+        // `t` is a weight: rows of all matrices are one long batch.
+        let flat = |x: Val<'g>, columns: &Dim| {
+            let shape = x.shape();
+            x.reshape(&[count(&shape[..shape.len() - 1]), columns.clone()])
+        };
+        let value = flat(v, &from[0]).transpose().matmul(flat(ct.materialise(), &from[1]));
+        return Cotangent { value, shape: from.to_vec() };
+    }
+    let value = v.transpose().matmul(whole_axis(&ct, 2));
+    let mut shape = ct.shape;
+    let rank = shape.len();
+    if rank >= 2 && from.len() >= 2 {
+        shape[rank - 2] = from[from.len() - 2].clone();
+    }
+    let shape = if shape.len() < with_lead(from, lead).len() { with_lead(from, lead) } else { shape };
+    Cotangent { value, shape }.unbroadcast(from, lead)
+}

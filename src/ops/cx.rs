@@ -1,0 +1,108 @@
+//! What a tangent rule sees: primal values, tangents, attributes of one node.
+
+use crate::ad::{Tan, Tape};
+use crate::ir::{Attrs, Builder, DType, Node, Tensor, Val};
+
+pub struct Cx<'g> {
+    pub b: &'g Builder,
+    tape: &'g Tape<'g>,
+    node: Node,
+    tangents: Vec<Tan<'g>>,
+    output: usize,
+}
+
+impl<'g> Cx<'g> {
+    pub(crate) fn new(b: &'g Builder, tape: &'g Tape<'g>, node: Node, tangents: Vec<Tan<'g>>, output: usize) -> Cx<'g> {
+        Cx { b, tape, node, tangents, output }
+    }
+
+    /// The first `N` inputs and their tangents. An input left out has no value and a zero tangent.
+    pub fn args<const N: usize>(&self) -> ([Val<'g>; N], [Tan<'g>; N]) {
+        (std::array::from_fn(|i| self.x(i)), std::array::from_fn(|i| self.dx(i)))
+    }
+
+    pub fn arity(&self) -> usize {
+        self.node.inputs.len()
+    }
+
+    pub fn has(&self, i: usize) -> bool {
+        self.node.input(i).is_some()
+    }
+
+    /// Input `i`; a zero constant if it is left out (rules ask `has` where it matters).
+    pub fn x(&self, i: usize) -> Val<'g> {
+        match self.node.input(i) {
+            Some(id) => self.b.val(id),
+            None => self.b.scalar(DType::F32, 0.0),
+        }
+    }
+
+    /// The tangent of input `i`.
+    pub fn dx(&self, i: usize) -> Tan<'g> {
+        self.tangents.get(i).copied().unwrap_or(self.tape.zero())
+    }
+
+    /// Output `i` of the forward node.
+    pub fn out(&self, i: usize) -> Val<'g> {
+        match self.node.output(i) {
+            Some(id) => self.b.val(id),
+            None => self.b.scalar(DType::F32, 0.0),
+        }
+    }
+
+    /// Whether output `i` exists.
+    pub fn has_out(&self, i: usize) -> bool {
+        self.node.output(i).is_some()
+    }
+
+    /// Which output's tangent is asked for.
+    pub fn output(&self) -> usize {
+        self.output
+    }
+
+    pub fn zero(&self) -> Tan<'g> {
+        self.tape.zero()
+    }
+
+    pub fn op(&self) -> &str {
+        &self.node.op
+    }
+
+    pub fn attrs(&self) -> &Attrs {
+        &self.node.attrs
+    }
+
+    pub fn int(&self, name: &str, default: i64) -> i64 {
+        self.node.attrs.int(name).unwrap_or(default)
+    }
+
+    pub fn float(&self, name: &str, default: f32) -> f64 {
+        f64::from(self.node.attrs.float(name).unwrap_or(default))
+    }
+
+    /// The attribute `axis`, counted from the front of input 0.
+    pub fn axis(&self, default: i64) -> i64 {
+        let axis = self.int("axis", default);
+        if axis < 0 { axis + self.x(0).rank() as i64 } else { axis }
+    }
+
+    /// The known elements of integer input `i`.
+    pub fn ints(&self, i: usize) -> Option<Vec<i64>> {
+        self.node.input(i).and_then(|id| self.b.val(id).known_ints())
+    }
+
+    /// The data of input `i` where it is a constant or a weight.
+    pub fn data(&self, i: usize) -> Option<Tensor> {
+        let id = self.node.input(i)?;
+        self.b.read(|g| g.value(id).data.clone())
+    }
+
+    /// The axes given by integer input `i`, counted from the front; all axes if it is left out or empty.
+    pub fn axes(&self, i: usize) -> Option<Vec<i64>> {
+        let rank = self.x(0).rank() as i64;
+        match self.node.input(i) {
+            None => Some((0..rank).collect()),
+            Some(_) => Some(self.ints(i)?.into_iter().map(|a| if a < 0 { a + rank } else { a }).collect()),
+        }
+    }
+}

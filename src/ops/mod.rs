@@ -1,0 +1,68 @@
+//! The operators: each contributes its facts, its tangent, its evaluation and its test cases, once.
+//!
+//! Adding an operator is one file here and one line in [`OPS`].
+
+mod case;
+mod cx;
+mod eval_cx;
+mod fact_cx;
+
+pub use case::{Case, Input};
+pub use cx::Cx;
+pub use eval_cx::{Array, EvalCx};
+pub use fact_cx::{FactCx, Fault};
+
+use crate::ad::Tan;
+use crate::ir::{Fact, Val};
+
+/// How an operator is differentiated. Every operator says which; there is no default.
+pub enum Tangent {
+    /// The tangent of output `cx.output()`, linear in the tangents of the inputs.
+    Rule(for<'g> fn(&Cx<'g>) -> Tan<'g>),
+    /// The operator in terms of others, one value an output.
+    Lower(for<'g> fn(&Cx<'g>) -> Vec<Val<'g>>),
+    /// Constant almost everywhere, or not a function of real numbers.
+    Zero,
+    /// Not differentiable, by a fact of the operator.
+    Blocked(&'static str),
+}
+
+pub struct Op {
+    pub name: &'static str,
+    /// Facts of the outputs from those of the inputs.
+    pub facts: fn(&FactCx) -> Result<Vec<Fact>, Fault>,
+    pub tangent: Tangent,
+    /// Reference evaluation in f64, slow and obvious.
+    pub eval: fn(&EvalCx) -> Result<Vec<Array>, Fault>,
+    /// Inputs and attributes that the table-wide tests run.
+    pub cases: fn() -> Vec<Case>,
+}
+
+macro_rules! ops {
+    ($($file:ident { $($op:ident)+ })+) => {
+        $(mod $file;)+
+        /// Every operator that is read, differentiated, evaluated and emitted.
+        pub static OPS: &[&Op] = &[$($(&$file::$op),+),+];
+    };
+}
+
+ops! {
+    arithmetic { ADD SUB MUL DIV NEG }
+}
+
+/// The operator of that name in the standard domain.
+pub fn lookup(name: &str) -> Option<&'static Op> {
+    use std::collections::HashMap;
+    use std::sync::LazyLock;
+    static BY_NAME: LazyLock<HashMap<&str, &Op>> = LazyLock::new(|| OPS.iter().map(|op| (op.name, *op)).collect());
+    BY_NAME.get(name).copied()
+}
+
+/// Whether equal inputs give equal outputs, so that equal nodes are one.
+pub fn is_pure(name: &str) -> bool {
+    !name.starts_with("Random") && !matches!(name, "Dropout" | "Multinomial" | "Bernoulli" | "If" | "Loop" | "Scan")
+}
+
+pub fn is_commutative(name: &str) -> bool {
+    matches!(name, "Add" | "Mul" | "And" | "Or" | "Xor" | "Equal")
+}
