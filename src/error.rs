@@ -1,6 +1,7 @@
 //! Typed errors. Each variant carries the facts of its fault as fields; its message names the thing, what was found,
 //! what was expected and what to do. Hints that concern the command line are added by `cli`.
 
+use crate::ir::DType;
 use crate::ops::Fault;
 use std::path::PathBuf;
 use thiserror::Error;
@@ -35,6 +36,12 @@ pub enum Error {
     #[error("input {tensor:?} is not given")]
     MissingInput { tensor: String },
 
+    #[error("{what} {name:?} is not in the model{}", nearest(near))]
+    UnknownName { what: &'static str, name: String, near: Vec<String> },
+
+    #[error("{tensor:?} is {dtype}; only float tensors are differentiated")]
+    NotFloat { tensor: String, dtype: DType },
+
     #[error("broken graph: {what}")]
     BrokenGraph { what: String },
 
@@ -49,6 +56,25 @@ pub enum Error {
 
 fn plural(n: usize, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+/// `; did you mean "a" or "b"?`
+fn nearest(near: &[String]) -> String {
+    match near {
+        [] => String::new(),
+        near => {
+            let quoted: Vec<String> = near.iter().map(|n| format!("{n:?}")).collect();
+            format!("; the nearest names are {}", quoted.join(", "))
+        }
+    }
+}
+
+/// The up to five of `names` most like `name`, best first.
+pub fn nearest_names<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let mut scored: Vec<(f64, &str)> = names.into_iter().map(|n| (strsim::jaro_winkler(name, n), n)).collect();
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+    scored.dedup_by_key(|s| s.1);
+    scored.into_iter().filter(|s| s.0 > 0.6).take(5).map(|s| s.1.to_string()).collect()
 }
 
 impl Error {

@@ -1,0 +1,11 @@
+//! Relative flatness: layers, heads, and κ built with `ad` and the builder only.
+
+mod exact;
+mod head;
+mod layer;
+mod parameters;
+
+pub use exact::{Exact, Measure};
+pub use head::{Class, classify};
+pub use layer::{Form, Layer, find, layers, module_path};
+pub use parameters::{Parameter, parameters};
