@@ -12,4 +12,6 @@ pub enum Error {
     Runtime(#[from] crate::runtime::Error),
     #[error(transparent)]
     Tensor(#[from] crate::tensor::Error),
+    #[error(transparent)]
+    Train(#[from] crate::train::Error),
 }
