@@ -18,6 +18,15 @@ pub struct Unsupported {
 
 #[derive(Debug, Error)]
 pub enum Error {
+    #[error(transparent)]
+    Manifest(#[from] crate::artifact::manifest::Error),
+    #[error(transparent)]
+    Runtime(#[from] crate::runtime::Error),
+    #[error(transparent)]
+    HostTensor(#[from] crate::tensor::Error),
+    #[error(transparent)]
+    Train(#[from] crate::train::Error),
+
     #[error("{path}: {source}", path = path.display())]
     Io { path: PathBuf, source: std::io::Error },
 
