@@ -68,7 +68,7 @@ pub enum Error {
         path: PathBuf,
         expected: &'static str,
     },
-    #[error("{}: there is no checkpoint to go on from", path.display())]
+    #[error("{}: it has no checkpoint yet", path.display())]
     NoCheckpoint { path: PathBuf },
     #[error("{}: damaged: {why}; remove it to go on from the checkpoint before it", path.display())]
     Checkpoint { path: PathBuf, why: String },

@@ -365,11 +365,11 @@ impl Trainer {
             position.step,
             self.total,
             self.config.warmup,
-        ) as f32;
+        );
         feed_scalar(
             &mut self.step,
             &self.manifest.graphs.train.learning_rate,
-            lr,
+            lr as f32,
         )?;
         let factor = lambda_factor(position.step, self.config.lambda_warmup);
         for (name, lambda) in &self.lambda {
@@ -405,7 +405,7 @@ impl Trainer {
             loss,
             kappa,
             objective,
-            lr: f64::from(lr),
+            lr,
             examples_per_second: 0.0,
         })
     }
