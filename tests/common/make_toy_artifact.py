@@ -1,7 +1,9 @@
 """Writes a standard artifact by hand: softmax regression z = W x + b, 3 classes, 4 features, with the exact κ of W,
 trained by SGD with momentum 0.9. Packages: those of tests/common/mod.rs.
 
-usage: make_toy_artifact.py DIRECTORY
+usage: make_toy_artifact.py DIRECTORY [plain]
+
+`plain` makes it as with λ = 0: no FAM part in the training graph, and in evaluate.onnx κ estimated with a probe.
 """
 
 import hashlib
@@ -42,8 +44,8 @@ class Graph:
         save(model, path)
 
 
-def forward(g):
-    """Loss, κ and objective, and what the gradient needs again."""
+def forward(g, kappa="exact"):
+    """Loss, κ (exact, from a probe, or none) and objective, and what the gradient needs again."""
     axis = lambda *a: g.constant(f"axis{a}", np.array(a, np.int64))
     last, first = axis(1), axis(0)
     z = g("Gemm", "x", "fc.weight", "fc.bias", transB=1, out="output")
@@ -54,18 +56,34 @@ def forward(g):
     y = g("OneHot", "labels", depth, hot, axis=1)
     picked = g("ReduceSum", g("Mul", logp, y), last, keepdims=0)
     loss = g("Neg", g("ReduceMean", picked, keepdims=0), out="loss")
+    if kappa == "none":
+        g("Identity", loss, out="objective")
+        return dict(p=p, y=y, last=last, first=first)
     # κ = mean_r ‖x_r‖² (Σ_s p_s ‖w_s‖² − ‖Wᵀp‖²)
     a = g("ReduceSum", g("Mul", "x", "x"), last, keepdims=1)
     q = g("ReduceSum", g("Mul", "fc.weight", "fc.weight"), last, keepdims=0)
     pw = g("MatMul", p, "fc.weight")
     spread = g("Sub", g("ReduceSum", g("Mul", p, q), last, keepdims=1), g("ReduceSum", g("Mul", pw, pw), last, keepdims=1))
+    if kappa == "probe":
+        # The same variance of z under p, along one random δz = W ξ a sample.
+        dz = g("MatMul", "probe.fc", g("Transpose", "fc.weight", perm=[1, 0]))
+        mean = g("ReduceSum", g("Mul", p, dz), last, keepdims=1)
+        spread = g("Sub", g("ReduceSum", g("Mul", p, g("Mul", dz, dz)), last, keepdims=1), g("Mul", mean, mean))
     kappa = g("ReduceMean", g("Mul", a, spread), keepdims=0, out="kappa")
-    objective = g("Add", loss, g("Mul", "lambda", kappa), out="objective")
+    if "lambda" in [i.name for i in g.initializers]:
+        g("Add", loss, g("Mul", "lambda", kappa), out="objective")
+    else:
+        g("Identity", loss, out="objective")
     return dict(p=p, y=y, a=a, q=q, pw=pw, last=last, first=first)
 
 
 def backward(g, f, suffix=".grad"):
     n = g("Cast", g("Gather", g("Shape", "x"), g.constant("zero", np.array(0, np.int64))), to=FLOAT)
+    if "a" not in f:
+        dz = g("Div", g("Sub", f["p"], f["y"]), n)
+        w = g("Gemm", dz, "x", transA=1, out="fc.weight" + suffix)
+        b = g("ReduceSum", dz, f["first"], keepdims=0, out="fc.bias" + suffix)
+        return {"fc.weight": w, "fc.bias": b}
     weight = g("Div", "lambda", n)
     two = g.constant("two", np.array(2, np.float32))
     # ∂κ_r/∂p = a (q − 2 W Wᵀ p)
@@ -101,29 +119,36 @@ def safetensors(tensors):
     return struct.pack("<Q", len(text)) + text + data
 
 
-def main(directory):
+def main(directory, plain):
     directory.mkdir(parents=True)
     x, labels = ("x", FLOAT, ["batch", M]), ("labels", INT64, ["batch"])
     parameters = [(n, FLOAT, s) for n, s in PARAMETERS.items()]
     moments = [(f"{n}.momentum", FLOAT, s) for n, s in PARAMETERS.items()]
-    lam, lr = ("lambda", FLOAT, []), ("learning_rate", FLOAT, [])
-    scalars = [(n, FLOAT, []) for n in ("loss", "kappa", "objective")]
+    lr = ("learning_rate", FLOAT, [])
+    lam = [] if plain else [("lambda", FLOAT, [])]
+    probe = [("probe.fc", FLOAT, ["batch", M])] if plain else []
+    figures = [(n, FLOAT, []) for n in ("loss", "kappa", "objective")]
+    training = [f for f in figures if not (plain and f[0] == "kappa")]
     following = [(f"{n}.next", FLOAT, s) for n, _, s in parameters + moments]
     gradients = [(f"{n}.grad", FLOAT, s) for n, _, s in parameters]
-    default = lambda g: g.constant("lambda", np.array(LAMBDA, np.float32))
 
-    g = Graph()
-    default(g), forward(g)
-    g.save(directory / "evaluate.onnx", [x, labels, *parameters, lam], [("output", FLOAT, ["batch", D]), *scalars])
-    g = Graph()
-    default(g), backward(g, forward(g))
-    g.save(directory / "gradient.onnx", [x, labels, *parameters, lam], [*scalars, *gradients])
+    def graph(kappa):
+        g = Graph()
+        if not plain:
+            g.constant("lambda", np.array(LAMBDA, np.float32))
+        return g, forward(g, kappa)
+
+    g, _ = graph("probe" if plain else "exact")
+    g.save(directory / "evaluate.onnx", [x, labels, *parameters, *lam, *probe], [("output", FLOAT, ["batch", D]), *figures])
+    g, f = graph("none" if plain else "exact")
+    backward(g, f)
+    g.save(directory / "gradient.onnx", [x, labels, *parameters, *lam], [*training, *gradients])
     g = Graph()
     update(g, {n: f"{n}.grad" for n in PARAMETERS})
     g.save(directory / "optimizer.onnx", [*parameters, *gradients, *moments, lr], following)
-    g = Graph()
-    default(g), update(g, backward(g, forward(g)))
-    g.save(directory / "train.onnx", [x, labels, *parameters, *moments, lr, lam], [*scalars, *following])
+    g, f = graph("none" if plain else "exact")
+    update(g, backward(g, f))
+    g.save(directory / "train.onnx", [x, labels, *parameters, *moments, lr, *lam], [*training, *following])
     g = Graph()
     g("Gemm", "x", "fc.weight", "fc.bias", transB=1, out="output")
     g.save(directory / "model.onnx", [x, *parameters], [("output", FLOAT, ["batch", D])])
@@ -137,23 +162,26 @@ def main(directory):
     updates = {n: f"{n}.next" for n, _, _ in sorted(parameters + moments)}
     grads = {n: f"{n}.grad" for n in PARAMETERS}
     figures = {"loss": "loss", "kappa": ["kappa"], "objective": "objective"}
+    training = {**figures, "kappa": [] if plain else ["kappa"]}
+    probes = [{"name": "probe.fc", "shape": ["batch", M], "distribution": "rademacher"}] if plain else []
     manifest = {
         "version": 1,
         "fam_onnx": "0.1.0",
         "source": {"name": "toy.onnx", "sha256": "0" * 64},
         "opset": OPSET,
-        "options": {"layer": ["fc"], "lambda": LAMBDA},
-        "layers": [{"name": "fc", "weight": "fc.weight", "d": D, "m": M, "lambda": LAMBDA, "lambda_input": "lambda",
-                    "measure": "neuronwise", "estimator": "exact", "probes": []}],
+        "options": {"layer": ["fc"], "lambda": 0.0 if plain else LAMBDA},
+        "layers": [{"name": "fc", "weight": "fc.weight", "d": D, "m": M, "lambda": 0.0 if plain else LAMBDA,
+                    "lambda_input": None if plain else "lambda", "measure": "neuronwise",
+                    "estimator": "hutchinson" if plain else "exact", "probes": probes}],
         "inputs": ["x"],
         "labels": "labels",
         "loss": "softmax-cross-entropy",
         "parameters": [tensor(n, s, trainable=True) for n, s in PARAMETERS.items()],
         "state": [tensor(n, s) for n, _, s in moments],
         "graphs": {
-            "gradient": {"path": "gradient.onnx", **figures, "gradients": grads},
+            "gradient": {"path": "gradient.onnx", **training, "gradients": grads},
             "optimizer": {"path": "optimizer.onnx", "learning_rate": "learning_rate", "gradients": grads, "updates": updates},
-            "train": {"path": "train.onnx", "learning_rate": "learning_rate", **figures, "updates": updates},
+            "train": {"path": "train.onnx", "learning_rate": "learning_rate", **training, "updates": updates},
             "evaluate": {"path": "evaluate.onnx", "predictions": ["output"], **figures},
         },
         "files": {f.name: {"sha256": hashlib.sha256(f.read_bytes()).hexdigest()} for f in sorted(directory.iterdir())},
@@ -161,4 +189,4 @@ def main(directory):
     (directory / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-main(pathlib.Path(sys.argv[1]))
+main(pathlib.Path(sys.argv[1]), "plain" in sys.argv[2:])
