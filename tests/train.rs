@@ -513,7 +513,7 @@ fn every_fault_of_the_data_is_named_at_once() {
     );
     expect![[r#"
         error: DIR/bad.npz: the data do not fit the model:
-          array `x`: 1000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000 at index [0, 0]; expected a value that float32 can hold
+          array `x`: 1e300 at index [0, 0]; expected a value that float32 can hold
           array `labels`: elements of NumPy type <U1; expected int64
     "#]]
     .assert_eq(&fails(&arguments, &[&bad, &artifact], 1, dir));
@@ -524,7 +524,8 @@ fn every_fault_of_the_data_is_named_at_once() {
     "#]].assert_eq(&fails(&arguments, &[&bad, &artifact], 1, dir));
     expect![[r#"
         error: DIR/none.npz: No such file or directory (os error 2)
-    "#]].assert_eq(&fails(
+    "#]]
+    .assert_eq(&fails(
         &arguments,
         &[&dir.join("none.npz"), &artifact],
         1,
@@ -557,15 +558,17 @@ fn wrong_usage_is_told_from_a_failed_run() {
     "#]].assert_eq(&fails(&["train", "--batch-size", "200"], 1));
     expect![[r#"
         error: the option batch-size is 0; expected a number above 0
-    "#]].assert_eq(&fails(&["train", "--batch-size", "0"], 2));
+    "#]]
+    .assert_eq(&fails(&["train", "--batch-size", "0"], 2));
     expect![[r#"
         error: the option patience is given without validation data; expected val beside it, a file or a fraction of the data
     "#]].assert_eq(&fails(&["train", "--patience", "3"], 2));
     expect![[r#"
         error: the metric `f1` is not measured; expected one of loss, objective, kappa, accuracy
-    "#]].assert_eq(&fails(&["train", "--val", "0.1", "--metric", "f1"], 2));
+    "#]]
+    .assert_eq(&fails(&["train", "--val", "0.1", "--metric", "f1"], 2));
     expect![[r#"
-        error: step 2: the objective is NaN; the last good checkpoint is DIR/nan/checkpoints/step-1
+        error: step 2: the objective is NaN; the last checkpoint before it is DIR/nan/checkpoints/step-1
         hint: try a smaller --lr, a smaller --lambda, a --warmup or --lambda-warmup; inject with --clip-norm keeps the gradient in bounds
     "#]].assert_eq(&fails(
         &[
@@ -591,7 +594,8 @@ fn wrong_usage_is_told_from_a_failed_run() {
         Usage: fam-onnx train --epochs <N> --data <FILE> <ARTIFACT>
 
         For more information, try '--help'.
-    "#]].assert_eq(&fails(&["train", "--epochs", "1", "--steps", "1"], 2));
+    "#]]
+    .assert_eq(&fails(&["train", "--epochs", "1", "--steps", "1"], 2));
     let plain = toy_artifact(&dir.join("plain"), true);
     let output = fam_onnx(&["train", "--lambda", "1", "--data"])
         .args([&data, &plain])
