@@ -256,6 +256,15 @@ impl Tensor {
             .chunks_exact(self.dtype.size())
             .map(|bytes| element_i64(self.dtype, bytes))
     }
+
+    /// The first NaN or infinity of a float tensor.
+    pub fn first_non_finite(&self) -> Option<f64> {
+        if self.dtype.is_float() {
+            self.iter_f64().find(|value| !value.is_finite())
+        } else {
+            None
+        }
+    }
 }
 
 /// Product of the dimensions.

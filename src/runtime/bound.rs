@@ -1,6 +1,7 @@
 //! A session whose inputs are bound one by one and kept between runs: evaluation over many batches with the same parameters.
 
 use ort::{
+    memory::MemoryInfo,
     session::IoBinding,
     value::{DynTensor, DynValue},
 };
@@ -18,6 +19,7 @@ pub struct Bound {
     binding: IoBinding,
     feeds: Vec<(String, DynTensor)>,
     outputs: Vec<String>,
+    host: MemoryInfo<'static>,
 }
 
 impl std::fmt::Debug for Bound {
@@ -36,11 +38,10 @@ impl Bound {
     /// [`Error::NoSuchPort`] for an output that the graph does not have.
     pub fn new(session: Session, outputs: &[&str]) -> Result<Bound, Error> {
         let fail = |error: ort::Error| run_error(&session.graph, &error);
-        let mut binding = session.inner.create_binding().map_err(fail)?;
+        let binding = session.inner.create_binding().map_err(fail)?;
         let host = Place::Host.memory().map_err(fail)?;
         for name in outputs {
             session.output(name)?;
-            binding.bind_output_to_device(*name, &host).map_err(fail)?;
         }
         let outputs = outputs.iter().map(|&name| name.to_owned()).collect();
         Ok(Bound {
@@ -48,6 +49,7 @@ impl Bound {
             binding,
             feeds: Vec::new(),
             outputs,
+            host,
         })
     }
 
@@ -111,6 +113,12 @@ impl Bound {
     /// [`Error::Run`], for one if an input has no value.
     pub fn run(&mut self) -> Result<Vec<Tensor>, Error> {
         let graph = &self.session.graph;
+        // Anew for each run: after one, the output is bound to the buffer and so to the shape that it got.
+        for name in &self.outputs {
+            self.binding
+                .bind_output_to_device(name.as_str(), &self.host)
+                .map_err(|error| run_error(graph, &error))?;
+        }
         let mut results = self
             .session
             .inner

@@ -449,7 +449,7 @@ fn open_on_cuda(
 
 fn builder(runtime: &Runtime, options: &Options) -> ort::Result<SessionBuilder> {
     let mut builder = SessionBuilder::new(&runtime.environment)?
-        .with_log_level(LogLevel::Error)?
+        .with_log_level(LogLevel::Fatal)?
         .with_intra_op_spinning(options.spin)?
         .with_inter_op_spinning(options.spin)?;
     if let Some(threads) = options.threads {

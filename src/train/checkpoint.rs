@@ -158,6 +158,11 @@ pub(super) fn write_directory(path: &Path, files: &[(&str, &[u8])]) -> io::Resul
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
+    let parent = if parent.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        parent
+    };
     fs::create_dir_all(parent)?;
     let hidden = |suffix: &str| parent.join(format!(".{}.{suffix}", name.to_string_lossy()));
     let (new, old) = (hidden("new"), hidden("old"));

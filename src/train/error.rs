@@ -56,6 +56,7 @@ pub enum Error {
     },
     #[error("step {step}: the {what} is {value}{}", checkpoint(last.as_ref()))]
     NonFinite {
+        /// The step whose figure it is, or after which a parameter is no finite number.
         step: u64,
         what: String,
         value: f64,
@@ -68,7 +69,7 @@ pub enum Error {
         path: PathBuf,
         expected: &'static str,
     },
-    #[error("{}: there is no checkpoint to go on from", path.display())]
+    #[error("{}: it has no checkpoint yet", path.display())]
     NoCheckpoint { path: PathBuf },
     #[error("{}: damaged: {why}; remove it to go on from the checkpoint before it", path.display())]
     Checkpoint { path: PathBuf, why: String },
@@ -78,7 +79,7 @@ pub enum Error {
 
 fn checkpoint(last: Option<&PathBuf>) -> String {
     match last {
-        Some(path) => format!("; the last good checkpoint is {}", path.display()),
+        Some(path) => format!("; the last checkpoint before it is {}", path.display()),
         None => "; no checkpoint was written yet".to_owned(),
     }
 }

@@ -57,7 +57,7 @@ impl Figures {
         map.extend(
             self.named()
                 .into_iter()
-                .map(|(name, value)| (name.to_owned(), json!(value))),
+                .map(|(name, value)| (name.to_owned(), json!(shortest(value)))),
         );
         Value::Object(map)
     }
@@ -68,19 +68,29 @@ impl StepRecord {
         let mut map = Map::new();
         map.insert("step".to_owned(), json!(self.step));
         map.insert("epoch".to_owned(), json!(self.epoch));
-        map.insert("loss".to_owned(), json!(self.loss));
+        map.insert("loss".to_owned(), json!(shortest(self.loss)));
         map.extend(
             self.kappa
                 .iter()
-                .map(|(name, value)| (name.clone(), json!(value))),
+                .map(|(name, value)| (name.clone(), json!(shortest(*value)))),
         );
-        map.insert("objective".to_owned(), json!(self.objective));
+        map.insert("objective".to_owned(), json!(shortest(self.objective)));
         map.insert("lr".to_owned(), json!(self.lr));
         map.insert(
             "examples_per_second".to_owned(),
             json!(self.examples_per_second.round()),
         );
         Value::Object(map)
+    }
+}
+
+/// A figure that came as float32, as the shortest decimal number that is the same float32; others as they are.
+fn shortest(value: f64) -> f64 {
+    let single = value as f32;
+    if f64::from(single) == value {
+        single.to_string().parse().unwrap_or(value)
+    } else {
+        value
     }
 }
 

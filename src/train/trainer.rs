@@ -259,7 +259,7 @@ impl Trainer {
     /// Runs to the end, or until `stop` is set; either way the last state is saved.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] if the loss is not a finite number; the checkpoints before it stay.
+    /// [`Error::NonFinite`] if the loss or what is to be saved is not finite; the checkpoints before it stay.
     pub fn run(
         mut self,
         run: &Run,
@@ -365,11 +365,11 @@ impl Trainer {
             position.step,
             self.total,
             self.config.warmup,
-        ) as f32;
+        );
         feed_scalar(
             &mut self.step,
             &self.manifest.graphs.train.learning_rate,
-            lr,
+            lr as f32,
         )?;
         let factor = lambda_factor(position.step, self.config.lambda_warmup);
         for (name, lambda) in &self.lambda {
@@ -405,7 +405,7 @@ impl Trainer {
             loss,
             kappa,
             objective,
-            lr: f64::from(lr),
+            lr,
             examples_per_second: 0.0,
         })
     }
@@ -445,7 +445,7 @@ impl Trainer {
             improved,
         });
         if improved {
-            checkpoint::save(&run.best(), &self.progress, &self.step.read()?)?;
+            checkpoint::save(&run.best(), &self.progress, &self.tensors(run)?)?;
         }
         Ok(Some(figures))
     }
@@ -488,10 +488,27 @@ impl Trainer {
             .is_some_and(|patience| self.progress.stale >= patience)
     }
 
+    /// What the step carries now. Numbers that are not finite are never saved: a loss shows them one step too late.
+    fn tensors(&self, run: &Run) -> Result<Tensors, Error> {
+        let tensors = self.step.read()?;
+        for (name, tensor) in &tensors {
+            if let Some(value) = tensor.first_non_finite() {
+                let (step, last) = (self.progress.position.step, run.latest());
+                return Err(Error::NonFinite {
+                    step,
+                    what: format!("value of `{name}`"),
+                    value,
+                    last,
+                });
+            }
+        }
+        Ok(tensors)
+    }
+
     fn save(&self, run: &Run, report: &mut dyn FnMut(&Event)) -> Result<PathBuf, Error> {
         let directory = run.checkpoints();
         let path = directory.join(format!("step-{}", self.progress.position.step));
-        checkpoint::save(&path, &self.progress, &self.step.read()?)?;
+        checkpoint::save(&path, &self.progress, &self.tensors(run)?)?;
         checkpoint::prune(&directory, self.config.keep)?;
         report(&Event::Checkpoint { path: path.clone() });
         Ok(path)

@@ -268,7 +268,7 @@ fn convert(array: &str, tensor: Tensor, to: Dtype, image: bool) -> Result<Tensor
         };
         if !stored {
             let found = if from.is_float() {
-                element_f64(from, bytes).to_string()
+                format!("{:?}", element_f64(from, bytes))
             } else {
                 integer(from, bytes).to_string()
             };
