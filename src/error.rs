@@ -51,6 +51,39 @@ pub enum Error {
     #[error("{tensor:?} is {dtype}; only float tensors are differentiated")]
     NotFloat { tensor: String, dtype: DType },
 
+    #[error("layer {name:?} means several: {}; give a whole name", layers.join(", "))]
+    AmbiguousLayer { name: String, layers: Vec<String> },
+
+    #[error("the loss does not depend on layer {layer:?}: {output:?} is computed without it")]
+    NotOnPath { layer: String, output: String },
+
+    #[error("layer {layer:?} shares its weight {weight:?} with other nodes ({uses} uses); κ of a shared weight is not offered")]
+    TiedWeight { layer: String, weight: String, uses: usize },
+
+    #[error("κ of layer {layer:?} has no closed form: its head is {class}, {reason}")]
+    NoClosedForm { layer: String, class: &'static str, reason: String },
+
+    #[error("{first:?} and {second:?} are the same layer; name it once")]
+    LayerTwice { first: String, second: String },
+
+    #[error("{tensor:?} is {fact}; what is stored has a fixed shape and a numeric type")]
+    NotStored { tensor: String, fact: String },
+
+    #[error("{} exists already", path.display())]
+    Exists { path: PathBuf },
+
+    #[error("no parameter is left to train")]
+    NothingToTrain,
+
+    #[error("the model has several outputs: {}; say which one the loss reads", outputs.join(", "))]
+    SeveralOutputs { outputs: Vec<String> },
+
+    #[error("output {output:?} is {fact}; a loss has one element")]
+    LossNotScalar { output: String, fact: String },
+
+    #[error("{loss} reads {tensor:?}, which is {found}; expected {expected}")]
+    Prediction { loss: &'static str, tensor: String, found: String, expected: &'static str },
+
     #[error("broken graph: {what}")]
     BrokenGraph { what: String },
 

@@ -122,6 +122,46 @@ impl Dtype {
         })
     }
 
+    /// `None` for strings, which are never parameters.
+    pub fn from_ir(dtype: crate::ir::DType) -> Option<Dtype> {
+        use crate::ir::DType as D;
+        Some(match dtype {
+            D::F16 => Dtype::Float16,
+            D::BF16 => Dtype::Bfloat16,
+            D::F32 => Dtype::Float32,
+            D::F64 => Dtype::Float64,
+            D::I8 => Dtype::Int8,
+            D::I16 => Dtype::Int16,
+            D::I32 => Dtype::Int32,
+            D::I64 => Dtype::Int64,
+            D::U8 => Dtype::Uint8,
+            D::U16 => Dtype::Uint16,
+            D::U32 => Dtype::Uint32,
+            D::U64 => Dtype::Uint64,
+            D::Bool => Dtype::Bool,
+            D::Str => return None,
+        })
+    }
+
+    pub fn to_ir(self) -> crate::ir::DType {
+        use crate::ir::DType as D;
+        match self {
+            Dtype::Float16 => D::F16,
+            Dtype::Bfloat16 => D::BF16,
+            Dtype::Float32 => D::F32,
+            Dtype::Float64 => D::F64,
+            Dtype::Int8 => D::I8,
+            Dtype::Int16 => D::I16,
+            Dtype::Int32 => D::I32,
+            Dtype::Int64 => D::I64,
+            Dtype::Uint8 => D::U8,
+            Dtype::Uint16 => D::U16,
+            Dtype::Uint32 => D::U32,
+            Dtype::Uint64 => D::U64,
+            Dtype::Bool => D::Bool,
+        }
+    }
+
     fn to_safetensors(self) -> safetensors::Dtype {
         use safetensors::Dtype as S;
         match self {

@@ -1,3 +1,10 @@
-//! What `inject` writes: a directory of graphs, their parameters and a manifest that names everything by role.
+//! Artifacts: what `inject` writes and every runtime trains.
 
+mod batch_norm;
 pub mod manifest;
+mod standard;
+mod trace;
+mod write;
+
+pub use standard::{EXACT_LIMIT, LayerReport, Options, Plan, Report, Size, Target, plan};
+pub use write::{default_directory, write};

@@ -2,7 +2,7 @@
 
 use super::parameters::root_of;
 use crate::error::{Error, Result, nearest_names};
-use crate::ir::{Graph, Node, NodeId, Val, ValueId, count};
+use crate::ir::{Dim, Graph, Node, NodeId, Val, ValueId, count};
 use crate::linear::ConvGeometry;
 use std::collections::BTreeSet;
 
@@ -226,6 +226,34 @@ impl Layer {
                 grouped.permute(&[0, 1, 3, 2])
             }
         }
+    }
+
+    /// `z` for another weight `V[d, m]`, without the bias.
+    pub fn apply<'g>(&self, a: Val<'g>, v: Val<'g>) -> Val<'g> {
+        match &self.form {
+            Form::Rows { alpha, .. } => {
+                let z = a.matmul(v.transpose());
+                if *alpha == 1.0 { z } else { z * f64::from(*alpha) }
+            }
+            Form::Columns => v.matmul(a),
+            Form::Conv(g) => {
+                let fan_in: i64 = g.kernel.iter().product();
+                let mut shape = vec![Dim::Fixed(self.d), Dim::Fixed(self.m / fan_in.max(1))];
+                shape.extend(g.kernel.iter().map(|&k| Dim::Fixed(k)));
+                g.conv(a, v.reshape(&shape))
+            }
+        }
+    }
+
+    /// Whether the first axis of the layer's input and output can be the samples: they have one, and it is the same.
+    pub fn batched(&self, graph: &Graph) -> bool {
+        let first = |id| graph.value(id).fact.shape.as_ref().and_then(|s| s.first().cloned());
+        let rank = graph.value(self.output).fact.rank().unwrap_or(0);
+        let behind = match self.form {
+            Form::Rows { .. } => 2,
+            Form::Columns | Form::Conv(_) => 3,
+        };
+        rank >= behind && first(self.activation).is_some() && first(self.activation) == first(self.output)
     }
 
     /// Whether the weight acts at one position of each sample only.

@@ -1,5 +1,6 @@
 //! Losses as graphs, all means, with their second derivative in what they read.
 
+use crate::error::{Error, Result};
 use crate::ir::{Builder, DType, Dim, Fact, Tensor, Val};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +59,18 @@ impl Loss {
     /// Whether labels are class indices.
     pub fn wants_classes(self) -> bool {
         matches!(self, Loss::SoftmaxCrossEntropy | Loss::Nll)
+    }
+
+    /// Whether the loss can read a tensor with that fact.
+    pub fn check(self, fact: &Fact, tensor: &str) -> Result<()> {
+        let classes = fact.shape.as_ref().and_then(|s| s.get(1)).is_some_and(|d| d.fixed().is_some_and(|n| n > 0));
+        let expected = match (self.wants_classes(), fact.dtype.is_float()) {
+            (_, false) => "a float tensor",
+            (true, _) if !classes => "logits [N, C, …] with a fixed number of classes C",
+            (false, _) if fact.shape.is_none() => "a tensor of known rank",
+            _ => return Ok(()),
+        };
+        Err(Error::Prediction { loss: self.name(), tensor: tensor.to_string(), found: fact.to_string(), expected })
     }
 
     /// The activation that this loss applies itself: a model that ends in it is read before it.
