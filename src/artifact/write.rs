@@ -48,7 +48,7 @@ pub fn write(plan: &Plan, inference: &[u8], directory: &Path, force: bool) -> Re
             .ok_or_else(|| Error::NotStored { tensor: name.clone(), fact: t.dtype.to_string() })?;
         Ok((name.clone(), tensor::Tensor::new(dtype, t.shape.clone(), t.bytes.to_vec())?))
     });
-    save(manifest::PARAMETERS, &tensor::to_safetensors(&tensors.collect::<Result<_>>()?)?)?;
+    save(manifest::PARAMETERS, &tensor::encode_safetensors(&tensors.collect::<Result<_>>()?)?)?;
     let path = draft.path().join(manifest::FILE);
     fs::write(&path, manifest.to_json()?).map_err(at(&path))?;
     File::open(&path).and_then(|f| f.sync_all()).map_err(at(&path))?;
