@@ -2,6 +2,7 @@
 //! what was expected and what to do. Hints that concern the command line are added by `cli`.
 
 use crate::ir::DType;
+use crate::onnx::{ModelFault, NotOnnx};
 use crate::ops::Fault;
 use std::path::PathBuf;
 use thiserror::Error;
@@ -29,6 +30,24 @@ pub enum Error {
 
     #[error("{path}: {source}", path = path.display())]
     Io { path: PathBuf, source: std::io::Error },
+
+    #[error("{file}: this is not an ONNX model: {reason}")]
+    NotOnnx { file: String, reason: NotOnnx },
+
+    #[error(
+        "{file}: the model uses opset {found}, this program reads {first} to {last}; export it again with an opset between, or convert it with onnx.version_converter"
+    )]
+    Opset { file: String, found: i64, first: i64, last: i64 },
+
+    #[error("{file}: the model does not say which opset it uses (opset_import has no entry for domain \"\")")]
+    NoOpset { file: String },
+
+    #[error("{file}: the model is not valid:\n{}", crate::onnx::list_faults(faults))]
+    InvalidModel { file: String, faults: Vec<ModelFault> },
+
+    /// A fault found while a file is read, with the file's name.
+    #[error("{file}: {source}")]
+    InFile { file: String, source: Box<Error> },
 
     #[error("node {node:?} ({op}): {fault}; its inputs are {}", inputs.join(", "))]
     Operator { node: String, op: String, inputs: Vec<String>, fault: Fault },

@@ -5,7 +5,7 @@
 
 use super::{Attr, Attrs, DType, Dim, Fact, Graph, Node, NodeId, Tensor, Val, Value, ValueId, count};
 use crate::error::{Error, Result};
-use crate::ops;
+use crate::ops::{self, Fault};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
@@ -174,12 +174,21 @@ impl Builder {
         let mut s = self.state.borrow_mut();
         let name = s.fresh(name);
         let foldable = !data.dtype.is_float();
+        let shared = (foldable && data.len() <= FOLD_LIMIT).then(|| data.clone());
         let id = s.add_value(name, fact_of(&data), Some(data), None);
         if foldable {
             s.foldable.insert(id);
         }
+        if let Some(data) = shared {
+            s.constants.entry(data).or_insert(id);
+        }
         drop(s);
         self.val(id)
+    }
+
+    /// Keeps names for values and nodes that are imported later.
+    pub fn reserve<'n>(&self, names: impl IntoIterator<Item = &'n str>) {
+        self.state.borrow_mut().names.extend(names.into_iter().map(str::to_string));
     }
 
     /// A value of an outer graph that this subgraph reads by name.
@@ -291,22 +300,24 @@ impl Builder {
         names: &[Option<String>],
         declared: &[Option<Fact>],
     ) -> Vec<Option<Val<'g>>> {
-        let facts: Vec<Fact> = match self.facts(&node.op, &node.inputs, &node.attrs, names.len()) {
-            Ok(facts) if node.domain.is_empty() => facts,
-            Err(error) if node.domain.is_empty() && ops::lookup(&node.op).is_some() => {
-                self.fault(error.at_node(&node.name));
-                vec![Fact::unknown(DType::F32); names.len()]
+        let own = if node.domain.is_empty() && ops::lookup(&node.op).is_some() {
+            match self.facts(&node.op, &node.inputs, &node.attrs, names.len()) {
+                Ok(facts) => Some(facts),
+                // What is computed from a value of unknown rank is not known either; the file may say more.
+                Err(Error::Operator { fault: Fault::UnknownRank { .. }, .. }) => None,
+                Err(error) => {
+                    self.fault(error.at_node(&node.name));
+                    None
+                }
             }
-            _ => vec![Fact::unknown(DType::F32); names.len()],
+        } else {
+            None
         };
-        let known = node.domain.is_empty() && ops::lookup(&node.op).is_some();
-        let facts: Vec<Fact> = facts
-            .into_iter()
-            .enumerate()
-            .map(|(k, own)| match declared.get(k).cloned().flatten() {
-                Some(declared) if known => refine(own, declared),
-                Some(declared) => declared,
-                None => own,
+        let facts: Vec<Fact> = (0..names.len())
+            .map(|k| match (own.as_ref().and_then(|f| f.get(k)).cloned(), declared.get(k).cloned().flatten()) {
+                (Some(own), Some(declared)) => refine(own, declared),
+                (Some(fact), None) | (None, Some(fact)) => fact,
+                (None, None) => Fact::unknown(DType::F32),
             })
             .collect();
         let key = (node.op.clone(), node.inputs.clone(), node.attrs.clone());
