@@ -4,6 +4,7 @@
 
 mod case;
 mod cx;
+mod elementwise;
 mod eval_cx;
 mod fact_cx;
 
@@ -47,7 +48,20 @@ macro_rules! ops {
 }
 
 ops! {
+    activation { CELU ELU GELU HARD_SWISH MISH SELU SOFTPLUS SOFTSIGN SWISH }
     arithmetic { ADD SUB MUL DIV NEG }
+    cast { CAST CAST_LIKE IDENTITY }
+    comparison { EQUAL GREATER GREATER_OR_EQUAL LESS LESS_OR_EQUAL }
+    cumsum { CUM_SUM }
+    exponential { ERF EXP LOG RECIPROCAL SIGMOID SQRT }
+    logic { AND BITWISE_AND BITWISE_NOT BITWISE_OR BITWISE_XOR BIT_SHIFT NOT OR XOR }
+    matmul { GEMM MATMUL }
+    piecewise { ABS CLIP HARD_SIGMOID LEAKY_RELU PRELU RELU SHRINK THRESHOLDED_RELU }
+    power { MOD POW }
+    rounding { CEIL FLOOR IS_INF IS_NAN ROUND SIGN }
+    select { WHERE }
+    trigonometric { ACOS ACOSH ASIN ASINH ATAN ATANH COS COSH SIN SINH TAN TANH }
+    variadic { MAX MEAN MIN SUM }
 }
 
 /// The operator of that name in the standard domain.
