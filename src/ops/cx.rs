@@ -1,6 +1,7 @@
 //! What a tangent rule sees: primal values, tangents, attributes of one node.
 
 use crate::ad::{Tan, Tape};
+use crate::error::Unsupported;
 use crate::ir::{Attrs, Builder, DType, Node, Tensor, Val};
 
 pub struct Cx<'g> {
@@ -61,6 +62,14 @@ impl<'g> Cx<'g> {
     }
 
     pub fn zero(&self) -> Tan<'g> {
+        self.tape.zero()
+    }
+
+    /// A zero tangent, and an error of the whole derivative: this node has none, for a reason that only its attributes
+    /// or inputs show.
+    pub fn blocked(&self, reason: &str) -> Tan<'g> {
+        let (node, op) = (self.node.name.clone(), self.node.op.clone());
+        self.tape.block(Unsupported { node, op, reason: reason.to_string() });
         self.tape.zero()
     }
 
