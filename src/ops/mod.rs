@@ -48,6 +48,14 @@ macro_rules! ops {
 
 ops! {
     arithmetic { ADD SUB MUL DIV NEG }
+    concat { CONCAT SPLIT }
+    dropout { DROPOUT }
+    expand { EXPAND TILE }
+    pad { PAD }
+    reshape { RESHAPE FLATTEN SQUEEZE UNSQUEEZE }
+    shape { SHAPE SIZE }
+    slice { SLICE }
+    transpose { TRANSPOSE DEPTH_TO_SPACE SPACE_TO_DEPTH }
 }
 
 /// The operator of that name in the standard domain.
