@@ -85,14 +85,7 @@ fn axes_with_lead<'g>(axes: Val<'g>, lead: Option<&Dim>) -> Val<'g> {
 }
 
 /// `Σ t` over run-time axes; the result has shape `to`.
-pub(super) fn sum_at<'g>(
-    t: Val<'g>,
-    axes: Val<'g>,
-    keep: bool,
-    noop: bool,
-    to: &[Dim],
-    lead: Option<&Dim>,
-) -> Val<'g> {
+pub(super) fn sum_at<'g>(t: Val<'g>, axes: Val<'g>, keep: bool, noop: bool, to: &[Dim], lead: Option<&Dim>) -> Val<'g> {
     let b = t.builder();
     let attrs = Attrs::new().with("keepdims", i64::from(keep)).with("noop_with_empty_axes", i64::from(noop));
     let sum = b.op("ReduceSum", &[t, axes_with_lead(axes, lead)], attrs);
