@@ -62,6 +62,25 @@ ops! {
     select { WHERE }
     trigonometric { ACOS ACOSH ASIN ASINH ATAN ATANH COS COSH SIN SINH TAN TANH }
     variadic { MAX MEAN MIN SUM }
+    compress { COMPRESS NON_ZERO }
+    concat { CONCAT SPLIT }
+    constant { CONSTANT CONSTANT_OF_SHAPE EYE_LIKE RANGE }
+    dropout { DROPOUT }
+    expand { EXPAND TILE }
+    gather { GATHER GATHER_ELEMENTS GATHER_ND }
+    one_hot { ONE_HOT }
+    pad { PAD }
+    reduce {
+        REDUCE_SUM REDUCE_MEAN REDUCE_MAX REDUCE_MIN REDUCE_PROD REDUCE_L1 REDUCE_L2 REDUCE_LOG_SUM REDUCE_LOG_SUM_EXP
+        REDUCE_SUM_SQUARE
+    }
+    reshape { RESHAPE FLATTEN SQUEEZE UNSQUEEZE }
+    scatter { SCATTER_ELEMENTS SCATTER_ND }
+    shape { SHAPE SIZE }
+    slice { SLICE }
+    top_k { TOP_K ARG_MAX ARG_MIN }
+    transpose { TRANSPOSE DEPTH_TO_SPACE SPACE_TO_DEPTH }
+    trilu { TRILU }
 }
 
 /// The operator of that name in the standard domain.
