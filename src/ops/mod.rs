@@ -13,9 +13,10 @@ pub use eval_cx::{Array, EvalCx};
 pub use fact_cx::{FactCx, Fault};
 
 use crate::ad::Tan;
-use crate::ir::{Fact, Val};
+use crate::ir::{Attrs, Fact, Val};
 
 /// How an operator is differentiated. Every operator says which; there is no default.
+#[derive(Clone, Copy)]
 pub enum Tangent {
     /// The tangent of output `cx.output()`, linear in the tangents of the inputs.
     Rule(for<'g> fn(&Cx<'g>) -> Tan<'g>),
@@ -25,6 +26,18 @@ pub enum Tangent {
     Zero,
     /// Not differentiable, by a fact of the operator.
     Blocked(&'static str),
+    /// One of the others, as the attributes say.
+    Select(fn(&Attrs) -> Tangent),
+}
+
+impl Tangent {
+    /// How a node with these attributes is differentiated: never `Select`.
+    pub fn of(self, attrs: &Attrs) -> Tangent {
+        match self {
+            Tangent::Select(choose) => choose(attrs).of(attrs),
+            other => other,
+        }
+    }
 }
 
 pub struct Op {
@@ -61,6 +74,11 @@ pub fn lookup(name: &str) -> Option<&'static Op> {
 /// Whether equal inputs give equal outputs, so that equal nodes are one.
 pub fn is_pure(name: &str) -> bool {
     !name.starts_with("Random") && !matches!(name, "Dropout" | "Multinomial" | "Bernoulli" | "If" | "Loop" | "Scan")
+}
+
+/// Whether a node may be asked for fewer outputs than the operator has, without changing the others.
+pub fn has_optional_outputs(name: &str) -> bool {
+    matches!(name, "MaxPool" | "LayerNormalization" | "SoftmaxCrossEntropyLoss")
 }
 
 pub fn is_commutative(name: &str) -> bool {
