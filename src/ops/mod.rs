@@ -6,6 +6,7 @@ mod case;
 mod cx;
 mod eval_cx;
 mod fact_cx;
+mod window;
 
 pub use case::{Case, Input};
 pub use cx::Cx;
@@ -61,6 +62,8 @@ macro_rules! ops {
 
 ops! {
     arithmetic { ADD SUB MUL DIV NEG }
+    conv { CONV }
+    conv_transpose { CONV_TRANSPOSE }
 }
 
 /// The operator of that name in the standard domain.
