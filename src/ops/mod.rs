@@ -13,7 +13,7 @@ pub use cx::Cx;
 pub use eval_cx::{Array, EvalCx};
 pub use fact_cx::{FactCx, Fault};
 
-use crate::ad::Tan;
+use crate::ad::{Tan, Tape};
 use crate::ir::{Attrs, Fact, Val};
 
 /// How an operator is differentiated. Every operator says which; there is no default.
@@ -72,6 +72,16 @@ pub fn lookup(name: &str) -> Option<&'static Op> {
     use std::sync::LazyLock;
     static BY_NAME: LazyLock<HashMap<&str, &Op>> = LazyLock::new(|| OPS.iter().map(|op| (op.name, *op)).collect());
     BY_NAME.get(name).copied()
+}
+
+/// The outputs of the node that computes `val` in terms of other operators, where it is one that is lowered.
+pub fn lowered<'g>(tape: &'g Tape<'g>, val: Val<'g>) -> Option<Vec<Val<'g>>> {
+    let b = tape.builder;
+    let node = b.read(|g| g.value(val.id()).producer.map(|id| g.node(id).clone()))?;
+    match lookup(&node.op).filter(|_| node.domain.is_empty())?.tangent.of(&node.attrs) {
+        Tangent::Lower(lower) => Some(lower(&Cx::new(b, tape, node, Vec::new(), 0))),
+        _ => None,
+    }
 }
 
 /// Whether equal inputs give equal outputs, so that equal nodes are one.
