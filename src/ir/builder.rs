@@ -17,11 +17,14 @@ pub struct Builder {
     state: RefCell<State>,
 }
 
+/// What a node computes: operator, inputs, attributes.
+type NodeKey = (String, Vec<Option<ValueId>>, Attrs);
+
 #[derive(Default)]
 struct State {
     graph: Graph,
     /// Nodes already there, by what they compute.
-    nodes: HashMap<(String, Vec<Option<ValueId>>, Attrs), Vec<ValueId>>,
+    nodes: HashMap<NodeKey, Vec<ValueId>>,
     constants: HashMap<Tensor, ValueId>,
     /// Values whose data may be computed with: constants made here and imported integers, never weights.
     foldable: HashSet<ValueId>,
@@ -254,11 +257,15 @@ impl Builder {
         }
         let key = (op.to_string(), keyed, attrs);
         let pure = ops::is_pure(op);
-        if pure
-            && let Some(found) = self.state.borrow().nodes.get(&key)
-            && found.len() == outputs
-        {
-            return found.iter().map(|&id| self.val(id)).collect();
+        let found = if pure { self.state.borrow().nodes.get(&key).cloned() } else { None };
+        if let Some(found) = found {
+            let optional = ops::has_optional_outputs(op);
+            if found.len() == outputs || (optional && found.len() > outputs) {
+                return found.into_iter().take(outputs).map(|id| self.val(id)).collect();
+            }
+            if optional && let Some(grown) = self.add_outputs(&key, &found, outputs) {
+                return grown;
+            }
         }
         let attrs = key.2.clone();
         let facts = match self.facts(op, &ids, &attrs, outputs) {
@@ -291,6 +298,23 @@ impl Builder {
             self.state.borrow_mut().nodes.insert(key, ids);
         }
         made.into_iter().flatten().collect()
+    }
+
+    /// More optional outputs for a node that is there; `None` if it cannot have them.
+    fn add_outputs<'g>(&'g self, key: &NodeKey, found: &[ValueId], outputs: usize) -> Option<Vec<Val<'g>>> {
+        let facts = self.facts(&key.0, &key.1, &key.2, outputs).ok()?;
+        let mut ids = found.to_vec();
+        let mut s = self.state.borrow_mut();
+        let producer = s.graph.value(*ids.first()?).producer?;
+        for (k, fact) in facts.into_iter().enumerate().skip(found.len()) {
+            let name = format!("{}:{k}", s.graph.node(producer).name);
+            let name = s.fresh(&name);
+            ids.push(s.add_value(name, fact, None, Some(producer)));
+        }
+        s.graph.nodes[producer.0 as usize].outputs = ids.iter().copied().map(Some).collect();
+        s.nodes.insert(key.clone(), ids.clone());
+        drop(s);
+        Some(ids.into_iter().map(|id| self.val(id)).collect())
     }
 
     /// Adds a node as it stands, without rewriting: for import. Output names are taken literally.

@@ -1,7 +1,9 @@
 //! What a tangent rule sees: primal values, tangents, attributes of one node.
 
+use super::Fault;
 use crate::ad::{Tan, Tape};
 use crate::error::Unsupported;
+use crate::error::Error;
 use crate::ir::{Attrs, Builder, DType, Node, Tensor, Val};
 use crate::ir::{Attrs, Builder, DType, Dim, Fact, Node, Tensor, Val, count};
 
@@ -90,6 +92,15 @@ impl<'g> Cx<'g> {
     pub fn dims(&self, i: usize) -> Option<Vec<Dim>> {
         let fact = self.b.val(self.node.input(i)?).fact();
         fact.ints.map(|ints| ints.to_vec())
+    /// Reports inputs that do not fit the operator; the tangent is of no use then.
+    pub fn fault(&self, fault: Fault) -> Tan<'g> {
+        let inputs = self.node.inputs.iter().map(|id| match id {
+            Some(id) => format!("{:?}", self.b.val(*id)),
+            None => "-".to_string(),
+        });
+        let (node, op) = (self.node.name.clone(), self.node.op.clone());
+        self.b.fault(Error::Operator { node, op, inputs: inputs.collect(), fault });
+        self.zero()
     }
 
     pub fn op(&self) -> &str {

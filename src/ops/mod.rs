@@ -7,6 +7,7 @@ mod cx;
 mod elementwise;
 mod eval_cx;
 mod fact_cx;
+mod window;
 
 pub use case::{Case, Input};
 pub use cx::Cx;
@@ -14,9 +15,10 @@ pub use eval_cx::{Array, EvalCx};
 pub use fact_cx::{FactCx, Fault};
 
 use crate::ad::{Tan, Tape};
-use crate::ir::{Fact, Val};
+use crate::ir::{Attrs, Fact, Val};
 
 /// How an operator is differentiated. Every operator says which; there is no default.
+#[derive(Clone, Copy)]
 pub enum Tangent {
     /// The tangent of output `cx.output()`, linear in the tangents of the inputs.
     Rule(for<'g> fn(&Cx<'g>) -> Tan<'g>),
@@ -26,6 +28,18 @@ pub enum Tangent {
     Zero,
     /// Not differentiable, by a fact of the operator.
     Blocked(&'static str),
+    /// One of the others, as the attributes say.
+    Select(fn(&Attrs) -> Tangent),
+}
+
+impl Tangent {
+    /// How a node with these attributes is differentiated: never `Select`.
+    pub fn of(self, attrs: &Attrs) -> Tangent {
+        match self {
+            Tangent::Select(choose) => choose(attrs).of(attrs),
+            other => other,
+        }
+    }
 }
 
 pub struct Op {
@@ -81,6 +95,8 @@ ops! {
     top_k { TOP_K ARG_MAX ARG_MIN }
     transpose { TRANSPOSE DEPTH_TO_SPACE SPACE_TO_DEPTH }
     trilu { TRILU }
+    conv { CONV }
+    conv_transpose { CONV_TRANSPOSE }
 }
 
 /// The operator of that name in the standard domain.
@@ -95,7 +111,7 @@ pub fn lookup(name: &str) -> Option<&'static Op> {
 pub fn lowered<'g>(tape: &'g Tape<'g>, val: Val<'g>) -> Option<Vec<Val<'g>>> {
     let b = tape.builder;
     let node = b.read(|g| g.value(val.id()).producer.map(|id| g.node(id).clone()))?;
-    match lookup(&node.op).filter(|_| node.domain.is_empty())?.tangent {
+    match lookup(&node.op).filter(|_| node.domain.is_empty())?.tangent.of(&node.attrs) {
         Tangent::Lower(lower) => Some(lower(&Cx::new(b, tape, node, Vec::new(), 0))),
         _ => None,
     }
@@ -104,6 +120,11 @@ pub fn lowered<'g>(tape: &'g Tape<'g>, val: Val<'g>) -> Option<Vec<Val<'g>>> {
 /// Whether equal inputs give equal outputs, so that equal nodes are one.
 pub fn is_pure(name: &str) -> bool {
     !name.starts_with("Random") && !matches!(name, "Dropout" | "Multinomial" | "Bernoulli" | "If" | "Loop" | "Scan")
+}
+
+/// Whether a node may be asked for fewer outputs than the operator has, without changing the others.
+pub fn has_optional_outputs(name: &str) -> bool {
+    matches!(name, "MaxPool" | "LayerNormalization" | "SoftmaxCrossEntropyLoss")
 }
 
 pub fn is_commutative(name: &str) -> bool {

@@ -25,13 +25,13 @@ fn failures_of(op: &'static Op, case: &Case, seed: u64, dims: Dims) -> Vec<Strin
         Err(failure) => return vec![failure],
     };
     let mut failures: Vec<String> = facts(&p).err().into_iter().collect();
-    let outs = match op.tangent {
+    let outs = match op.tangent.of(&case.attrs) {
         Tangent::Blocked(_) => return failures,
         Tangent::Lower(_) => match lower(&lowering, &p) {
             Ok(outs) => outs,
             Err(failure) => return failures.into_iter().chain([failure]).collect(),
         },
-        Tangent::Rule(_) | Tangent::Zero => p.outs.clone(),
+        Tangent::Rule(_) | Tangent::Zero | Tangent::Select(_) => p.outs.clone(),
     };
     let mut of: Vec<Option<Val>> = outs.into_iter().filter(|v| v.dtype().is_float()).map(Some).collect();
     for (order, tape) in tapes.iter().enumerate() {
