@@ -11,40 +11,21 @@ use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
 #[cfg(target_endian = "big")]
-compile_error!(
-    "tensors are kept in the byte order of safetensors and ONNX, which is little-endian"
-);
+compile_error!("tensors are kept in the byte order of safetensors and ONNX, which is little-endian");
 
 /// Why a tensor, or a file of tensors, is not what it claims to be.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("a {dtype} tensor of shape {shape:?} takes {expected} bytes, not {found}")]
-    Size {
-        dtype: Dtype,
-        shape: Vec<usize>,
-        expected: usize,
-        found: usize,
-    },
+    Size { dtype: Dtype, shape: Vec<usize>, expected: usize, found: usize },
     #[error("{}: {source}", path.display())]
-    Io {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: std::io::Error },
     #[error("{}: not a valid safetensors file ({source}); write it anew or take another copy", path.display())]
-    Safetensors {
-        path: PathBuf,
-        source: safetensors::SafeTensorError,
-    },
+    Safetensors { path: PathBuf, source: safetensors::SafeTensorError },
     #[error("{}: tensor `{name}` has the element type {dtype:?}, which no ONNX tensor of a parameter has", path.display())]
-    UnsupportedDtype {
-        path: PathBuf,
-        name: String,
-        dtype: safetensors::Dtype,
-    },
+    UnsupportedDtype { path: PathBuf, name: String, dtype: safetensors::Dtype },
     #[error("the tensors cannot be written as safetensors: {source}")]
-    Encode {
-        source: safetensors::SafeTensorError,
-    },
+    Encode { source: safetensors::SafeTensorError },
 }
 
 /// Element types, by ONNX's names in lower case (`float32`, `int64`, …).
@@ -96,10 +77,7 @@ impl Dtype {
     }
 
     pub fn is_float(self) -> bool {
-        matches!(
-            self,
-            Dtype::Float16 | Dtype::Bfloat16 | Dtype::Float32 | Dtype::Float64
-        )
+        matches!(self, Dtype::Float16 | Dtype::Bfloat16 | Dtype::Float32 | Dtype::Float64)
     }
 
     /// Signed or unsigned; `bool` is not one.
@@ -225,12 +203,7 @@ impl Tensor {
     pub fn new(dtype: Dtype, shape: Vec<usize>, data: Vec<u8>) -> Result<Tensor, Error> {
         let expected = elements(&shape).saturating_mul(dtype.size());
         if data.len() != expected {
-            return Err(Error::Size {
-                dtype,
-                shape,
-                expected,
-                found: data.len(),
-            });
+            return Err(Error::Size { dtype, shape, expected, found: data.len() });
         }
         Ok(Tensor { dtype, shape, data })
     }
@@ -243,11 +216,7 @@ impl Tensor {
 
     /// A float32 scalar (rank 0).
     pub fn scalar(value: f32) -> Tensor {
-        Tensor {
-            dtype: Dtype::Float32,
-            shape: Vec::new(),
-            data: value.to_le_bytes().to_vec(),
-        }
+        Tensor { dtype: Dtype::Float32, shape: Vec::new(), data: value.to_le_bytes().to_vec() }
     }
 
     pub fn dtype(&self) -> Dtype {
@@ -285,25 +254,17 @@ impl Tensor {
 
     /// Every element as f64, in order. Integers beyond 2^53 round.
     pub fn iter_f64(&self) -> impl Iterator<Item = f64> + '_ {
-        self.data
-            .chunks_exact(self.dtype.size())
-            .map(|bytes| element_f64(self.dtype, bytes))
+        self.data.chunks_exact(self.dtype.size()).map(|bytes| element_f64(self.dtype, bytes))
     }
 
     /// Every element of an integer or bool tensor as i64, in order; floats truncate. Values beyond i64 saturate.
     pub fn iter_i64(&self) -> impl Iterator<Item = i64> + '_ {
-        self.data
-            .chunks_exact(self.dtype.size())
-            .map(|bytes| element_i64(self.dtype, bytes))
+        self.data.chunks_exact(self.dtype.size()).map(|bytes| element_i64(self.dtype, bytes))
     }
 
     /// The first NaN or infinity of a float tensor.
     pub fn first_non_finite(&self) -> Option<f64> {
-        if self.dtype.is_float() {
-            self.iter_f64().find(|value| !value.is_finite())
-        } else {
-            None
-        }
+        if self.dtype.is_float() { self.iter_f64().find(|value| !value.is_finite()) } else { None }
     }
 }
 
@@ -340,44 +301,30 @@ pub fn element_i64(dtype: Dtype, bytes: &[u8]) -> i64 {
         Dtype::Uint8 => bytes[0].into(),
         Dtype::Uint16 => u16::from_le_bytes(take(bytes)).into(),
         Dtype::Uint32 => u32::from_le_bytes(take(bytes)).into(),
-        Dtype::Uint64 => u64::from_le_bytes(take(bytes))
-            .try_into()
-            .unwrap_or(i64::MAX),
+        Dtype::Uint64 => u64::from_le_bytes(take(bytes)).try_into().unwrap_or(i64::MAX),
         Dtype::Bool => (bytes[0] != 0).into(),
-        Dtype::Float16 | Dtype::Bfloat16 | Dtype::Float32 | Dtype::Float64 => {
-            element_f64(dtype, bytes) as i64
-        }
+        Dtype::Float16 | Dtype::Bfloat16 | Dtype::Float32 | Dtype::Float64 => element_f64(dtype, bytes) as i64,
     }
 }
 
 /// Reads every tensor of a safetensors file.
 pub fn read_safetensors(path: &Path) -> Result<Tensors, Error> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Io {
-        path: path.to_owned(),
-        source,
-    })?;
+    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     decode_safetensors(path, &bytes)
 }
 
 /// The tensors of a safetensors file whose bytes are `bytes`; `path` only names it in errors.
 pub fn decode_safetensors(path: &Path, bytes: &[u8]) -> Result<Tensors, Error> {
-    let file =
-        safetensors::SafeTensors::deserialize(bytes).map_err(|source| Error::Safetensors {
-            path: path.to_owned(),
-            source,
-        })?;
+    let file = safetensors::SafeTensors::deserialize(bytes)
+        .map_err(|source| Error::Safetensors { path: path.to_owned(), source })?;
     file.iter()
         .map(|(name, view)| {
-            let dtype =
-                Dtype::from_safetensors(view.dtype()).ok_or_else(|| Error::UnsupportedDtype {
-                    path: path.to_owned(),
-                    name: name.to_owned(),
-                    dtype: view.dtype(),
-                })?;
-            Ok((
-                name.to_owned(),
-                Tensor::new(dtype, view.shape().to_vec(), view.data().to_vec())?,
-            ))
+            let dtype = Dtype::from_safetensors(view.dtype()).ok_or_else(|| Error::UnsupportedDtype {
+                path: path.to_owned(),
+                name: name.to_owned(),
+                dtype: view.dtype(),
+            })?;
+            Ok((name.to_owned(), Tensor::new(dtype, view.shape().to_vec(), view.data().to_vec())?))
         })
         .collect()
 }
@@ -387,11 +334,7 @@ pub fn encode_safetensors(tensors: &Tensors) -> Result<Vec<u8>, Error> {
     let views = tensors
         .iter()
         .map(|(name, t)| {
-            let view = safetensors::tensor::TensorView::new(
-                t.dtype.to_safetensors(),
-                t.shape.clone(),
-                &t.data,
-            )?;
+            let view = safetensors::tensor::TensorView::new(t.dtype.to_safetensors(), t.shape.clone(), &t.data)?;
             Ok((name.as_str(), view))
         })
         .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()

@@ -16,12 +16,7 @@ fn show(array: &Array) -> String {
         Content::Tensor(tensor) => {
             let values: Vec<f64> = tensor.iter_f64().collect();
             let image = if array.image { " image" } else { "" };
-            format!(
-                "{}: {}{:?}{image} = {values:?}\n",
-                array.name,
-                tensor.dtype(),
-                tensor.shape()
-            )
+            format!("{}: {}{:?}{image} = {values:?}\n", array.name, tensor.dtype(), tensor.shape())
         }
         Content::Unsupported(found) => format!("{}: {found} is not supported\n", array.name),
     }
@@ -30,17 +25,10 @@ fn show(array: &Array) -> String {
 fn check(path: &Path, expected: Expect) {
     let text = match data::read(path) {
         Ok(source) => {
-            let held_out = source
-                .held_out
-                .iter()
-                .flatten()
-                .map(|array| format!("held out {}", show(array)));
+            let held_out = source.held_out.iter().flatten().map(|array| format!("held out {}", show(array)));
             source.arrays.iter().map(show).chain(held_out).collect()
         }
-        Err(error) => common::text(
-            format!("{error}\n").as_bytes(),
-            path.parent().expect("a directory"),
-        ),
+        Err(error) => common::text(format!("{error}\n").as_bytes(), path.parent().expect("a directory")),
     };
     expected.assert_eq(&text);
 }
@@ -49,53 +37,26 @@ fn check(path: &Path, expected: Expect) {
 fn npz_in_every_type_and_order() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("all.npz");
-    let be = |values: &[f32]| {
-        values
-            .iter()
-            .flat_map(|v| v.to_be_bytes())
-            .collect::<Vec<u8>>()
-    };
+    let be = |values: &[f32]| values.iter().flat_map(|v| v.to_be_bytes()).collect::<Vec<u8>>();
     let arrays = [
         ("f4", npz::f32s(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])),
-        (
-            "f4 big-endian",
-            npz::npy(">f4", false, &[3], &be(&[1.5, -2.5, 1e30])),
-        ),
+        ("f4 big-endian", npz::npy(">f4", false, &[3], &be(&[1.5, -2.5, 1e30]))),
         // Column after column: [[1, 2, 3], [4, 5, 6]].
         (
             "f4 Fortran",
-            npz::npy(
-                "<f4",
-                true,
-                &[2, 3],
-                &[1.0f32, 4.0, 2.0, 5.0, 3.0, 6.0]
-                    .map(f32::to_le_bytes)
-                    .concat(),
-            ),
+            npz::npy("<f4", true, &[2, 3], &[1.0f32, 4.0, 2.0, 5.0, 3.0, 6.0].map(f32::to_le_bytes).concat()),
         ),
-        (
-            "f4 both",
-            npz::npy(">f4", true, &[2, 1, 2], &be(&[1.0, 3.0, 2.0, 4.0])),
-        ),
-        (
-            "f2",
-            npz::npy("<f2", false, &[2], &[0x00, 0x3c, 0x00, 0xc0]),
-        ),
+        ("f4 both", npz::npy(">f4", true, &[2, 1, 2], &be(&[1.0, 3.0, 2.0, 4.0]))),
+        ("f2", npz::npy("<f2", false, &[2], &[0x00, 0x3c, 0x00, 0xc0])),
         ("f8", npz::npy("<f8", false, &[1], &0.1f64.to_le_bytes())),
         ("i1", npz::npy("|i1", false, &[2], &[0xff, 0x7f])),
-        (
-            "i2",
-            npz::npy(">i2", false, &[2], &[0xff, 0xfe, 0x01, 0x00]),
-        ),
+        ("i2", npz::npy(">i2", false, &[2], &[0xff, 0xfe, 0x01, 0x00])),
         ("i4", npz::npy("<i4", false, &[1], &(-7i32).to_le_bytes())),
         ("i8", npz::i64s(&[2], &[-1, 1 << 40])),
         ("u1", npz::npy("|u1", false, &[2], &[0, 255])),
         ("u2", npz::npy("<u2", false, &[1], &[0x39, 0x30])),
         ("u4", npz::npy("<u4", false, &[1], &u32::MAX.to_le_bytes())),
-        (
-            "u8",
-            npz::npy("<u8", false, &[1], &(1u64 << 50).to_le_bytes()),
-        ),
+        ("u8", npz::npy("<u8", false, &[1], &(1u64 << 50).to_le_bytes())),
         ("bool", npz::npy("|b1", false, &[2], &[0, 1])),
         ("scalar", npz::f32s(&[], &[7.0])),
         ("empty", npz::f32s(&[0, 3], &[])),
@@ -193,10 +154,7 @@ fn idx_directory_with_and_without_gzip() {
         DIR/mnist: not data that can be read; expected an .npz file or a directory of IDX files (train-images…, train-labels…)
     "#]],
     );
-    write(
-        "train-images-idx3-ubyte",
-        &idx(&[2, 1, 2], &[0, 51, 102, 255]),
-    );
+    write("train-images-idx3-ubyte", &idx(&[2, 1, 2], &[0, 51, 102, 255]));
     check(
         &mnist,
         expect![[r#"
@@ -211,14 +169,8 @@ fn idx_directory_with_and_without_gzip() {
         y: uint8[2] = [9.0, 0.0]
     "#]],
     );
-    write(
-        "t10k-images.idx3-ubyte.gz",
-        &gzip(&idx(&[1, 1, 2], &[255, 0])),
-    );
-    write(
-        "t10k-labels.idx1-ubyte",
-        &[0, 0, 0x0C, 1, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff],
-    );
+    write("t10k-images.idx3-ubyte.gz", &gzip(&idx(&[1, 1, 2], &[255, 0])));
+    write("t10k-labels.idx1-ubyte", &[0, 0, 0x0C, 1, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff]);
     check(
         &mnist,
         expect![[r#"
@@ -228,10 +180,7 @@ fn idx_directory_with_and_without_gzip() {
         held out y: int32[1] = [-1.0]
     "#]],
     );
-    write(
-        "t10k-labels.idx1-ubyte",
-        &[0, 0, 0x0C, 1, 0, 0, 0, 2, 0xff, 0xff, 0xff, 0xff],
-    );
+    write("t10k-labels.idx1-ubyte", &[0, 0, 0x0C, 1, 0, 0, 0, 2, 0xff, 0xff, 0xff, 0xff]);
     check(
         &mnist,
         expect![[r#"
@@ -259,11 +208,7 @@ fn spec(shape: &[Option<usize>]) -> Spec {
 }
 
 fn bind(arrays: Vec<Array>, spec: &Spec, expected: Expect) {
-    let mut source = Source {
-        path: "data".into(),
-        arrays,
-        held_out: None,
-    };
+    let mut source = Source { path: "data".into(), arrays, held_out: None };
     let text = match Dataset::new(&mut source, spec) {
         Ok(dataset) => dataset
             .columns()
@@ -287,21 +232,10 @@ fn bind(arrays: Vec<Array>, spec: &Spec, expected: Expect) {
 #[test]
 fn arrays_become_what_the_graph_takes() {
     use fam_onnx::tensor::Tensor;
-    let tensor = |dtype, shape: &[usize], data: &[u8]| {
-        Tensor::new(dtype, shape.to_vec(), data.to_vec()).expect("a tensor")
-    };
-    let array = |name: &str, tensor, image| Array {
-        name: name.to_owned(),
-        content: Content::Tensor(tensor),
-        image,
-    };
-    let images = || {
-        array(
-            "x",
-            tensor(Dtype::Uint8, &[2, 1, 2], &[0, 51, 102, 255]),
-            true,
-        )
-    };
+    let tensor =
+        |dtype, shape: &[usize], data: &[u8]| Tensor::new(dtype, shape.to_vec(), data.to_vec()).expect("a tensor");
+    let array = |name: &str, tensor, image| Array { name: name.to_owned(), content: Content::Tensor(tensor), image };
+    let images = || array("x", tensor(Dtype::Uint8, &[2, 1, 2], &[0, 51, 102, 255]), true);
     let labels = || array("y", tensor(Dtype::Uint8, &[2, 1], &[9, 0]), false);
 
     // Image bytes become 0 … 1, with a channel axis or flattened; labels lose an axis of length 1.
@@ -322,16 +256,8 @@ fn arrays_become_what_the_graph_takes() {
     "#]],
     );
     // Other bytes stay numbers, and any size fits a free dimension.
-    let bytes = array(
-        "pixels",
-        tensor(Dtype::Uint8, &[2, 2], &[0, 51, 102, 255]),
-        false,
-    );
-    let ignored = array(
-        "labels",
-        tensor(Dtype::Int8, &[2], &[9, (-100i8) as u8]),
-        false,
-    );
+    let bytes = array("pixels", tensor(Dtype::Uint8, &[2, 2], &[0, 51, 102, 255]), false);
+    let ignored = array("labels", tensor(Dtype::Int8, &[2], &[9, (-100i8) as u8]), false);
     bind(
         vec![bytes, ignored],
         &spec(&[None]),

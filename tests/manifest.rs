@@ -167,11 +167,7 @@ fn reading_and_writing_gives_the_same_text() {
         }
     "#]]
     .assert_eq(
-        &written
-            .lines()
-            .map(|line| line.to_owned() + "\n")
-            .filter(|line| !line.contains("sha256"))
-            .collect::<String>(),
+        &written.lines().map(|line| line.to_owned() + "\n").filter(|line| !line.contains("sha256")).collect::<String>(),
     );
 }
 
@@ -183,12 +179,14 @@ fn faults_are_named() {
             assert!(text.contains(from), "{from}");
             text.replace(from, to)
         });
-        Manifest::parse(Path::new("manifest.json"), &changed)
-            .expect_err("a fault")
-            .to_string()
+        Manifest::parse(Path::new("manifest.json"), &changed).expect_err("a fault").to_string()
     };
-    expect!["manifest.json: version 2, but this program reads version 1; use the fam-onnx that wrote it, or inject anew"].assert_eq(&error(&[("\"version\": 1", "\"version\": 2")]));
-    expect!["manifest.json: not a manifest: invalid type: integer `3`, expected a sequence at line 37 column 13"].assert_eq(&error(&[("\"inputs\": [", "\"inputs\": 3, \"x\": [")]));
+    expect![
+        "manifest.json: version 2, but this program reads version 1; use the fam-onnx that wrote it, or inject anew"
+    ]
+    .assert_eq(&error(&[("\"version\": 1", "\"version\": 2")]));
+    expect!["manifest.json: not a manifest: invalid type: integer `3`, expected a sequence at line 37 column 13"]
+        .assert_eq(&error(&[("\"inputs\": [", "\"inputs\": 3, \"x\": [")]));
     expect!["manifest.json: not a manifest: unknown variant `float33`, expected one of `float16`, `bfloat16`, `float32`, `float64`, `int8`, `int16`, `int32`, `int64`, `uint8`, `uint16`, `uint32`, `uint64`, `bool` at line 45 column 24"].assert_eq(&error(&[("float32", "float33")]));
     expect!["manifest.json: not a manifest: missing field `version` at line 148 column 1"]
         .assert_eq(&error(&[("\"version\": 1,", "")]));
@@ -212,12 +210,8 @@ fn a_changed_file_is_noticed() {
     let (directory, _) = toy();
     let artifact = directory.path().join("toy.fam");
     let manifest = Manifest::read(&artifact).expect("a manifest");
-    manifest
-        .verify_files(&artifact, &["train.onnx", "evaluate.onnx"])
-        .expect("files as they were");
+    manifest.verify_files(&artifact, &["train.onnx", "evaluate.onnx"]).expect("files as they were");
     std::fs::write(artifact.join("train.onnx"), "shorter").expect("a file");
-    let error = manifest
-        .verify_files(&artifact, &["train.onnx"])
-        .expect_err("a changed file");
+    let error = manifest.verify_files(&artifact, &["train.onnx"]).expect_err("a changed file");
     assert!(matches!(error, Error::Digest { .. }), "{error}");
 }

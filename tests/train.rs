@@ -14,10 +14,7 @@ use common::{fam_onnx, npz, runtime, text, toy_artifact, toy_data, toy_npz};
 use expect_test::expect;
 use fam_onnx::{
     tensor::{Tensors, read_safetensors},
-    train::{
-        Config, End, Event, Figures, Schedule, StepRecord, Trainer, Validation, lambda_factor,
-        run::Run, sampler,
-    },
+    train::{Config, End, Event, Figures, Schedule, StepRecord, Trainer, Validation, lambda_factor, run::Run, sampler},
 };
 use ndarray::{Array1, Array2, Axis};
 
@@ -54,27 +51,14 @@ impl Reference {
             row /= sum;
         }
         let n = labels.len() as f64;
-        let loss = -labels
-            .iter()
-            .zip(probabilities.rows())
-            .map(|(&y, p)| p[y].ln())
-            .sum::<f64>()
-            / n;
+        let loss = -labels.iter().zip(probabilities.rows()).map(|(&y, p)| p[y].ln()).sum::<f64>() / n;
         let norms = self.weight.mapv(|w| w * w).sum_axis(Axis(1));
-        let kappa = x
-            .rows()
-            .into_iter()
-            .zip(probabilities.rows())
-            .map(|(x, p)| {
-                let mean = self.weight.t().dot(&p);
-                x.dot(&x) * (p.dot(&norms) - mean.dot(&mean))
-            });
+        let kappa = x.rows().into_iter().zip(probabilities.rows()).map(|(x, p)| {
+            let mean = self.weight.t().dot(&p);
+            x.dot(&x) * (p.dot(&norms) - mean.dot(&mean))
+        });
         let kappa = kappa.sum::<f64>() / n;
-        Forward {
-            probabilities,
-            loss,
-            kappa,
-        }
+        Forward { probabilities, loss, kappa }
     }
 
     /// The gradient of the loss in closed form, that of κ by central differences: nothing in common with the graph.
@@ -118,19 +102,14 @@ impl Reference {
 }
 
 fn batch(x: &[f32], labels: &[i64], indices: &[usize]) -> (Array2<f64>, Vec<usize>) {
-    let rows = Array2::from_shape_fn((indices.len(), 4), |(i, j)| {
-        f64::from(x[4 * indices[i] + j])
-    });
+    let rows = Array2::from_shape_fn((indices.len(), 4), |(i, j)| f64::from(x[4 * indices[i] + j]));
     (rows, indices.iter().map(|&i| labels[i] as usize).collect())
 }
 
 #[track_caller]
 fn close(what: &str, found: f64, expected: f64, tolerance: f64) {
     let error = (found - expected).abs() / expected.abs().max(1e-3);
-    assert!(
-        error <= tolerance,
-        "{what}: {found}, expected {expected} (relative error {error:.1e})"
-    );
+    assert!(error <= tolerance, "{what}: {found}, expected {expected} (relative error {error:.1e})");
 }
 
 fn config(artifact: &Path, data: &Path) -> Config {
@@ -146,11 +125,7 @@ fn config(artifact: &Path, data: &Path) -> Config {
 }
 
 /// Runs to the end, or to `stop_after` steps.
-fn train(
-    trainer: Trainer,
-    run: &Run,
-    stop_after: Option<u64>,
-) -> (End, Vec<StepRecord>, Vec<Figures>) {
+fn train(trainer: Trainer, run: &Run, stop_after: Option<u64>) -> (End, Vec<StepRecord>, Vec<Figures>) {
     let stop = AtomicBool::new(false);
     let (mut steps, mut validations) = (Vec::new(), Vec::new());
     let outcome = trainer
@@ -193,9 +168,8 @@ fn every_step_is_the_mathematics() {
     // 100 samples make 6 batches of 16; the other 4 wait for another order.
     assert_eq!(steps.len(), 8 * 6);
 
-    let mut reference = Reference::new(
-        &read_safetensors(&artifact.join("parameters.safetensors")).expect("parameters"),
-    );
+    let mut reference =
+        Reference::new(&read_safetensors(&artifact.join("parameters.safetensors")).expect("parameters"));
     let (x, labels) = toy_data(100);
     for record in &steps {
         let done = record.step - 1;
@@ -208,26 +182,14 @@ fn every_step_is_the_mathematics() {
         let what = |name: &str| format!("step {} {name}", record.step);
         close(&what("loss"), record.loss, forward.loss, 1e-5);
         close(&what("kappa"), record.kappa[0].1, forward.kappa, 1e-5);
-        close(
-            &what("objective"),
-            record.objective,
-            forward.loss + lambda * forward.kappa,
-            1e-5,
-        );
+        close(&what("objective"), record.objective, forward.loss + lambda * forward.kappa, 1e-5);
         close(&what("lr"), record.lr, lr, 1e-12);
     }
-    let last = read_safetensors(
-        &run.latest()
-            .expect("a checkpoint")
-            .join("parameters.safetensors"),
-    )
-    .expect("parameters");
+    let last =
+        read_safetensors(&run.latest().expect("a checkpoint").join("parameters.safetensors")).expect("parameters");
     let expected = reference.weight.iter().zip(last["fc.weight"].iter_f64());
     expected.for_each(|(expected, found)| close("fc.weight", found, *expected, 1e-4));
-    let expected = reference
-        .weight_velocity
-        .iter()
-        .zip(last["fc.weight.momentum"].iter_f64());
+    let expected = reference.weight_velocity.iter().zip(last["fc.weight.momentum"].iter_f64());
     expected.for_each(|(expected, found)| close("fc.weight.momentum", found, *expected, 1e-3));
 }
 
@@ -237,27 +199,16 @@ fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut open = vec![directory.to_owned()];
     while let Some(path) = open.pop() {
         if path.is_dir() {
-            open.extend(
-                fs::read_dir(&path)
-                    .expect("a directory")
-                    .map(|entry| entry.expect("an entry").path()),
-            );
+            open.extend(fs::read_dir(&path).expect("a directory").map(|entry| entry.expect("an entry").path()));
             continue;
         }
         let mut bytes = fs::read(&path).expect("a file");
         if path.ends_with("metrics.jsonl") {
             let text = String::from_utf8(bytes).expect("text");
-            let lines = text.lines().map(|line| {
-                line.split(",\"examples_per_second\"")
-                    .next()
-                    .unwrap_or(line)
-            });
+            let lines = text.lines().map(|line| line.split(",\"examples_per_second\"").next().unwrap_or(line));
             bytes = lines.collect::<Vec<_>>().join("\n").into_bytes();
         }
-        found.insert(
-            path.strip_prefix(directory).expect("a prefix").to_owned(),
-            bytes,
-        );
+        found.insert(path.strip_prefix(directory).expect("a prefix").to_owned(), bytes);
     }
     found
 }
@@ -295,10 +246,7 @@ fn a_resumed_run_is_the_uninterrupted_run_byte_for_byte() {
         assert_eq!(end, End::Finished);
         steps.extend(rest);
         let figures = |steps: &[StepRecord]| {
-            steps
-                .iter()
-                .map(|s| (s.step, s.epoch, s.loss, s.kappa.clone(), s.objective, s.lr))
-                .collect::<Vec<_>>()
+            steps.iter().map(|s| (s.step, s.epoch, s.loss, s.kappa.clone(), s.objective, s.lr)).collect::<Vec<_>>()
         };
         assert_eq!(figures(&steps), figures(&straight));
         let (found, expected) = (files(&run.directory), files(&whole.directory));
@@ -309,12 +257,7 @@ fn a_resumed_run_is_the_uninterrupted_run_byte_for_byte() {
             if path.starts_with("checkpoints") && !found.contains_key(path) {
                 continue;
             }
-            assert!(
-                found.get(path) == Some(bytes),
-                "{} differs in {}",
-                path.display(),
-                run.directory.display()
-            );
+            assert!(found.get(path) == Some(bytes), "{} differs in {}", path.display(), run.directory.display());
         }
     }
 }
@@ -336,11 +279,7 @@ fn training_ends_when_validation_does_not_improve() {
     let (end, _, validations) = train(trainer, &run, None);
     // Nothing moves: the first evaluation is the best and three more bring nothing.
     assert_eq!((end, validations.len()), (End::NoImprovement, 4));
-    let (end, steps, _) = train(
-        Trainer::resume(&runtime(), &run, &config).expect("a trainer"),
-        &run,
-        None,
-    );
+    let (end, steps, _) = train(Trainer::resume(&runtime(), &run, &config).expect("a trainer"), &run, None);
     assert_eq!((end, steps.len()), (End::NoImprovement, 0));
 }
 
@@ -349,49 +288,24 @@ fn evaluation_is_the_mathematics() {
     let directory = tempfile::tempdir().expect("a directory");
     let artifact = toy_artifact(directory.path(), false);
     let data = toy_npz(directory.path(), 100);
-    let reference = Reference::new(
-        &read_safetensors(&artifact.join("parameters.safetensors")).expect("parameters"),
-    );
+    let reference = Reference::new(&read_safetensors(&artifact.join("parameters.safetensors")).expect("parameters"));
     let (x, labels) = toy_data(100);
     let (x, labels) = batch(&x, &labels, &(0..100).collect::<Vec<_>>());
     let forward = reference.forward(&x, &labels);
-    let hits = forward
-        .probabilities
-        .rows()
-        .into_iter()
-        .zip(&labels)
-        .filter(|(p, y)| p.iter().all(|&q| q <= p[**y]))
-        .count();
+    let hits =
+        forward.probabilities.rows().into_iter().zip(&labels).filter(|(p, y)| p.iter().all(|&q| q <= p[**y])).count();
 
     // 100 samples in batches of 32: the last one is smaller and counts for less.
-    let output = fam_onnx(&[
-        "evaluate",
-        "--json",
-        "--batch-size",
-        "32",
-        "--lambda",
-        "2",
-        "--data",
-    ])
-    .args([&data, &artifact])
-    .output()
-    .expect("a process");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let document: serde_json::Value =
-        serde_json::from_slice(&output.stdout).expect("one JSON document");
+    let output = fam_onnx(&["evaluate", "--json", "--batch-size", "32", "--lambda", "2", "--data"])
+        .args([&data, &artifact])
+        .output()
+        .expect("a process");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
     let figure = |name: &str| document["figures"][name].as_f64().expect("a number");
     close("loss", figure("loss"), forward.loss, 1e-6);
     close("kappa", figure("kappa"), forward.kappa, 1e-5);
-    close(
-        "objective",
-        figure("objective"),
-        forward.loss + 2.0 * forward.kappa,
-        1e-5,
-    );
+    close("objective", figure("objective"), forward.loss + 2.0 * forward.kappa, 1e-5);
     close("accuracy", figure("accuracy"), hits as f64 / 100.0, 1e-12);
 }
 
@@ -400,51 +314,33 @@ fn probes_are_drawn_afresh_and_estimate_kappa() {
     let directory = tempfile::tempdir().expect("a directory");
     let artifact = toy_artifact(directory.path(), true);
     let data = toy_npz(directory.path(), 100);
-    let reference = Reference::new(
-        &read_safetensors(&artifact.join("parameters.safetensors")).expect("parameters"),
-    );
+    let reference = Reference::new(&read_safetensors(&artifact.join("parameters.safetensors")).expect("parameters"));
     let (x, labels) = toy_data(100);
     let (x, labels) = batch(&x, &labels, &(0..100).collect::<Vec<_>>());
     let exact = reference.forward(&x, &labels).kappa;
 
     let weights = fam_onnx::train::run::weights(&artifact).expect("weights");
-    let options = fam_onnx::runtime::Options {
-        threads: Some(1),
-        ..Default::default()
-    };
+    let options = fam_onnx::runtime::Options { threads: Some(1), ..Default::default() };
     let mut source = fam_onnx::train::data::read(&data).expect("data");
     let mut dataset = None;
     let mut estimate = |seed: u64| {
         let (manifest, graphs) = (&weights.manifest, &weights.graphs);
         let mut evaluator =
-            fam_onnx::train::Evaluator::open(&runtime(), manifest, graphs, &options, seed, None)
-                .expect("a graph");
+            fam_onnx::train::Evaluator::open(&runtime(), manifest, graphs, &options, seed, None).expect("a graph");
         evaluator.hold(&weights.tensors).expect("parameters");
         let spec = evaluator.spec().clone();
-        let dataset = dataset.get_or_insert_with(|| {
-            fam_onnx::train::data::Dataset::new(&mut source, &spec).expect("samples")
-        });
-        evaluator
-            .evaluate(dataset, &(0..100).collect::<Vec<_>>(), 10)
-            .expect("figures")
-            .kappa[0]
-            .1
+        let dataset =
+            dataset.get_or_insert_with(|| fam_onnx::train::data::Dataset::new(&mut source, &spec).expect("samples"));
+        evaluator.evaluate(dataset, &(0..100).collect::<Vec<_>>(), 10).expect("figures").kappa[0].1
     };
-    assert_eq!(
-        estimate(7),
-        estimate(7),
-        "the same seed gives the same probes"
-    );
+    assert_eq!(estimate(7), estimate(7), "the same seed gives the same probes");
     let estimates: Vec<f64> = (0..200).map(&mut estimate).collect();
     let n = estimates.len() as f64;
     let mean = estimates.iter().sum::<f64>() / n;
     let variance = estimates.iter().map(|e| (e - mean).powi(2)).sum::<f64>() / (n - 1.0);
     let standard_error = (variance / n).sqrt();
     assert!(standard_error > 0.0);
-    assert!(
-        (mean - exact).abs() < 4.0 * standard_error,
-        "mean {mean} ± {standard_error}, exact {exact}"
-    );
+    assert!((mean - exact).abs() < 4.0 * standard_error, "mean {mean} ± {standard_error}, exact {exact}");
 }
 
 /// stderr of a command that must end with this exit code.
@@ -469,14 +365,7 @@ fn every_fault_of_the_data_is_named_at_once() {
     x[5 * 7 + 2] = f32::NAN;
     let mut labels = vec![1; 31];
     labels[20] = 3;
-    npz::write(
-        &bad,
-        &[
-            ("x", npz::f32s(&[30, 5], &x)),
-            ("labels", npz::i64s(&[31], &labels)),
-        ],
-        false,
-    );
+    npz::write(&bad, &[("x", npz::f32s(&[30, 5], &x)), ("labels", npz::i64s(&[31], &labels))], false);
     expect![[r#"
         error: DIR/bad.npz: the data do not fit the model:
           array `x`: samples of shape [5]; expected [4]
@@ -487,14 +376,7 @@ fn every_fault_of_the_data_is_named_at_once() {
     .assert_eq(&fails(&arguments, &[&bad, &artifact], 1, dir));
 
     let text_array = npz::npy("<U1", false, &[30], &[0; 120]);
-    npz::write(
-        &bad,
-        &[
-            ("images", text_array.clone()),
-            ("y", npz::f32s(&[30], &[0.0; 30])),
-        ],
-        false,
-    );
+    npz::write(&bad, &[("images", text_array.clone()), ("y", npz::f32s(&[30], &[0.0; 30]))], false);
     expect![[r#"
         error: DIR/bad.npz: the data do not fit the model:
           there is no array for the input `x`; expected one named `x`; the file has images, y
@@ -503,14 +385,7 @@ fn every_fault_of_the_data_is_named_at_once() {
     .assert_eq(&fails(&arguments, &[&bad, &artifact], 1, dir));
 
     let huge: Vec<u8> = [1e300f64; 8].iter().flat_map(|v| v.to_be_bytes()).collect();
-    npz::write(
-        &bad,
-        &[
-            ("x", npz::npy(">f8", false, &[2, 4], &huge)),
-            ("labels", text_array),
-        ],
-        false,
-    );
+    npz::write(&bad, &[("x", npz::npy(">f8", false, &[2, 4], &huge)), ("labels", text_array)], false);
     expect![[r#"
         error: DIR/bad.npz: the data do not fit the model:
           array `x`: 1e300 at index [0, 0]; expected a value that float32 can hold
@@ -521,23 +396,16 @@ fn every_fault_of_the_data_is_named_at_once() {
     fs::write(&bad, "not a zip archive").expect("a file");
     expect![[r#"
         error: DIR/bad.npz: not a valid .npz file (invalid Zip archive: Could not find EOCD); numpy.savez writes one
-    "#]].assert_eq(&fails(&arguments, &[&bad, &artifact], 1, dir));
+    "#]]
+    .assert_eq(&fails(&arguments, &[&bad, &artifact], 1, dir));
     expect![[r#"
         error: DIR/none.npz: No such file or directory (os error 2)
     "#]]
-    .assert_eq(&fails(
-        &arguments,
-        &[&dir.join("none.npz"), &artifact],
-        1,
-        dir,
-    ));
+    .assert_eq(&fails(&arguments, &[&dir.join("none.npz"), &artifact], 1, dir));
     expect![[r#"
         error: DIR/toy.fam: not data that can be read; expected an .npz file or a directory of IDX files (train-images…, train-labels…)
     "#]].assert_eq(&fails(&arguments, &[&artifact, &artifact], 1, dir));
-    assert!(
-        !dir.join("toy.fam.run").exists(),
-        "a run begins only when everything is right"
-    );
+    assert!(!dir.join("toy.fam.run").exists(), "a run begins only when everything is right");
 }
 
 #[test]
@@ -555,7 +423,8 @@ fn wrong_usage_is_told_from_a_failed_run() {
     expect![[r#"
         error: DIR/toy.npz: 100 samples are left to train on, fewer than one batch of 200; use a smaller batch size
         hint: --batch-size 100 or less
-    "#]].assert_eq(&fails(&["train", "--batch-size", "200"], 1));
+    "#]]
+    .assert_eq(&fails(&["train", "--batch-size", "200"], 1));
     expect![[r#"
         error: the option batch-size is 0; expected a number above 0
     "#]]
@@ -584,10 +453,8 @@ fn wrong_usage_is_told_from_a_failed_run() {
     expect![[r#"
         error: DIR/nan: it exists already
         hint: choose another directory with -o, or go on with this run: fam-onnx train --resume DIR/nan
-    "#]].assert_eq(&fails(
-        &["train", "-o", &dir.join("nan").display().to_string()],
-        1,
-    ));
+    "#]]
+    .assert_eq(&fails(&["train", "-o", &dir.join("nan").display().to_string()], 1));
     expect![[r#"
         error: the argument '--epochs <N>' cannot be used with '--steps <N>'
 
@@ -597,10 +464,7 @@ fn wrong_usage_is_told_from_a_failed_run() {
     "#]]
     .assert_eq(&fails(&["train", "--epochs", "1", "--steps", "1"], 2));
     let plain = toy_artifact(&dir.join("plain"), true);
-    let output = fam_onnx(&["train", "--lambda", "1", "--data"])
-        .args([&data, &plain])
-        .output()
-        .expect("a process");
+    let output = fam_onnx(&["train", "--lambda", "1", "--data"]).args([&data, &plain]).output().expect("a process");
     expect![[r#"
         error: DIR/plain/toy.fam: the artifact was made with λ = 0: its training graph has no FAM part, and λ cannot be set to 1; inject anew with --lambda
     "#]].assert_eq(&text(&output.stderr, dir));
@@ -617,21 +481,14 @@ fn an_interrupt_saves_the_state() {
     let artifact = toy_artifact(directory.path(), false);
     let data = toy_npz(directory.path(), 100);
     let run = directory.path().join("run");
-    let mut process = fam_onnx(&[
-        "train",
-        "--steps",
-        "1000000000",
-        "--checkpoint-every",
-        "1000000000",
-        "--data",
-    ])
-    .args([&data, &artifact])
-    .arg("-o")
-    .arg(&run)
-    .stderr(Stdio::piped())
-    .stdout(Stdio::null())
-    .spawn()
-    .expect("a process");
+    let mut process = fam_onnx(&["train", "--steps", "1000000000", "--checkpoint-every", "1000000000", "--data"])
+        .args([&data, &artifact])
+        .arg("-o")
+        .arg(&run)
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("a process");
     let mut stderr = BufReader::new(process.stderr.take().expect("a pipe")).lines();
     stderr
         .find(|line| line.as_ref().is_ok_and(|line| line.starts_with("step 1 ")))
@@ -642,9 +499,6 @@ fn an_interrupt_saves_the_state() {
     assert_eq!(process.wait().expect("an end").code(), Some(130));
     let last = rest.join("\n");
     assert!(last.contains("error: interrupted after step "), "{last}");
-    assert!(
-        last.contains("hint: go on with: fam-onnx train --resume "),
-        "{last}"
-    );
+    assert!(last.contains("hint: go on with: fam-onnx train --resume "), "{last}");
     assert!(Run::open(&run).expect("a run").latest().is_some());
 }

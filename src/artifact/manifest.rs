@@ -27,15 +27,9 @@ pub const BATCH: &str = "batch";
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{}: {source}; an artifact is a directory that `fam-onnx inject` writes", path.display())]
-    Io {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: std::io::Error },
     #[error("{}: not a manifest: {source}", path.display())]
-    Json {
-        path: PathBuf,
-        source: serde_json::Error,
-    },
+    Json { path: PathBuf, source: serde_json::Error },
     #[error("{}: version {found}, but this program reads version {VERSION}; use the fam-onnx that wrote it, or inject anew", path.display())]
     Version { path: PathBuf, found: u64 },
     #[error("{}: {}", path.display(), list(faults))]
@@ -44,11 +38,7 @@ pub enum Error {
         "{}: its SHA-256 is {found}, but the manifest says {expected}; the file was changed or cut short: inject anew or take another copy",
         path.display()
     )]
-    Digest {
-        path: PathBuf,
-        expected: String,
-        found: String,
-    },
+    Digest { path: PathBuf, expected: String, found: String },
 }
 
 /// One thing wrong in a manifest that is well-formed JSON.
@@ -60,30 +50,18 @@ pub enum Fault {
     Duplicate { name: String },
     #[error("the trainable parameter `{name}` has no entry in {place}")]
     NotUpdated { place: String, name: String },
-    #[error(
-        "{place} has the path `{path}`; expected the name of a file in the artifact's directory"
-    )]
+    #[error("{place} has the path `{path}`; expected the name of a file in the artifact's directory")]
     Path { place: String, path: String },
     #[error("layer `{layer}` has λ = {lambda}; expected a finite number ≥ 0")]
     Lambda { layer: String, lambda: f64 },
-    #[error(
-        "probe `{probe}` has the symbolic dimension `{symbol}`; expected numbers and `{BATCH}` only"
-    )]
+    #[error("probe `{probe}` has the symbolic dimension `{symbol}`; expected numbers and `{BATCH}` only")]
     Symbol { probe: String, symbol: String },
     #[error("{place} has {found} names for κ; expected none or {expected}, one a layer")]
-    KappaCount {
-        place: String,
-        found: usize,
-        expected: usize,
-    },
+    KappaCount { place: String, found: usize, expected: usize },
 }
 
 fn list(faults: &[Fault]) -> String {
-    faults
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join("; ")
+    faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// A whole manifest. The order of the fields is the order in the file.
@@ -250,39 +228,23 @@ impl Manifest {
     /// [`Error::Version`] before anything else is looked at; [`Error::Invalid`] lists every fault at once.
     pub fn read(directory: &Path) -> Result<Manifest, Error> {
         let path = directory.join(FILE);
-        let text = fs::read_to_string(&path).map_err(|source| Error::Io {
-            path: path.clone(),
-            source,
-        })?;
+        let text = fs::read_to_string(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
         Manifest::parse(&path, &text)
     }
 
     /// Parses and validates the text of a manifest; `path` only names it in errors.
     pub fn parse(path: &Path, text: &str) -> Result<Manifest, Error> {
-        let json = |source| Error::Json {
-            path: path.to_owned(),
-            source,
-        };
+        let json = |source| Error::Json { path: path.to_owned(), source };
         let value: serde_json::Value = serde_json::from_str(text).map_err(json)?;
         if let Some(found) = value.get("version").and_then(serde_json::Value::as_u64)
             && found != u64::from(VERSION)
         {
-            return Err(Error::Version {
-                path: path.to_owned(),
-                found,
-            });
+            return Err(Error::Version { path: path.to_owned(), found });
         }
         // From the text and not from the value, so that the message has a line and a column.
         let manifest: Manifest = serde_json::from_str(text).map_err(json)?;
         let faults = manifest.faults();
-        if faults.is_empty() {
-            Ok(manifest)
-        } else {
-            Err(Error::Invalid {
-                path: path.to_owned(),
-                faults,
-            })
-        }
+        if faults.is_empty() { Ok(manifest) } else { Err(Error::Invalid { path: path.to_owned(), faults }) }
     }
 
     /// The text of the file: fields in a fixed order, indented, a newline at the end.
@@ -292,15 +254,10 @@ impl Manifest {
     pub fn to_json(&self) -> Result<String, Error> {
         let faults = self.faults();
         if !faults.is_empty() {
-            return Err(Error::Invalid {
-                path: FILE.into(),
-                faults,
-            });
+            return Err(Error::Invalid { path: FILE.into(), faults });
         }
-        let mut text = serde_json::to_string_pretty(self).map_err(|source| Error::Json {
-            path: FILE.into(),
-            source,
-        })?;
+        let mut text =
+            serde_json::to_string_pretty(self).map_err(|source| Error::Json { path: FILE.into(), source })?;
         text.push('\n');
         Ok(text)
     }
@@ -311,17 +268,12 @@ impl Manifest {
         let mut names = BTreeSet::new();
         for name in self.carried() {
             if !names.insert(name) {
-                faults.push(Fault::Duplicate {
-                    name: name.to_owned(),
-                });
+                faults.push(Fault::Duplicate { name: name.to_owned() });
             }
         }
         for (graph, path) in self.graph_paths() {
             if path.is_empty() || path.contains(['/', '\\']) || path.starts_with('.') {
-                faults.push(Fault::Path {
-                    place: format!("graphs.{graph}"),
-                    path: path.to_owned(),
-                });
+                faults.push(Fault::Path { place: format!("graphs.{graph}"), path: path.to_owned() });
             }
         }
         self.check_names(&names, &mut faults);
@@ -340,19 +292,13 @@ impl Manifest {
         ];
         for (place, map) in maps {
             for name in map.keys().filter(|name| !names.contains(name.as_str())) {
-                faults.push(Fault::UnknownName {
-                    place: place.to_owned(),
-                    name: name.clone(),
-                });
+                faults.push(Fault::UnknownName { place: place.to_owned(), name: name.clone() });
             }
         }
         for parameter in self.parameters.iter().filter(|p| p.trainable) {
             if !graphs.train.updates.contains_key(&parameter.name) {
                 let place = "graphs.train.updates".to_owned();
-                faults.push(Fault::NotUpdated {
-                    place,
-                    name: parameter.name.clone(),
-                });
+                faults.push(Fault::NotUpdated { place, name: parameter.name.clone() });
             }
         }
     }
@@ -361,26 +307,17 @@ impl Manifest {
         for layer in &self.layers {
             if !names.contains(layer.weight.as_str()) {
                 let place = format!("layer `{}`", layer.name);
-                faults.push(Fault::UnknownName {
-                    place,
-                    name: layer.weight.clone(),
-                });
+                faults.push(Fault::UnknownName { place, name: layer.weight.clone() });
             }
             if !(layer.lambda.is_finite() && layer.lambda >= 0.0) {
-                faults.push(Fault::Lambda {
-                    layer: layer.name.clone(),
-                    lambda: layer.lambda,
-                });
+                faults.push(Fault::Lambda { layer: layer.name.clone(), lambda: layer.lambda });
             }
             for probe in &layer.probes {
                 for dim in &probe.shape {
                     if let Dim::Symbol(symbol) = dim
                         && symbol != BATCH
                     {
-                        faults.push(Fault::Symbol {
-                            probe: probe.name.clone(),
-                            symbol: symbol.clone(),
-                        });
+                        faults.push(Fault::Symbol { probe: probe.name.clone(), symbol: symbol.clone() });
                     }
                 }
             }
@@ -393,28 +330,16 @@ impl Manifest {
         let expected = self.layers.len();
         for (place, found) in kappas {
             if found != 0 && found != expected {
-                faults.push(Fault::KappaCount {
-                    place: place.to_owned(),
-                    found,
-                    expected,
-                });
+                faults.push(Fault::KappaCount { place: place.to_owned(), found, expected });
             }
         }
     }
 
     /// Names of the parameters, then of the state. A running statistic that trains stands in both, and comes once.
     pub fn carried(&self) -> impl Iterator<Item = &str> {
-        let statistics: BTreeSet<&str> = self
-            .parameters
-            .iter()
-            .filter(|p| !p.trainable)
-            .map(|p| p.name.as_str())
-            .collect();
-        let state = self
-            .state
-            .iter()
-            .map(|s| s.name.as_str())
-            .filter(move |name| !statistics.contains(name));
+        let statistics: BTreeSet<&str> =
+            self.parameters.iter().filter(|p| !p.trainable).map(|p| p.name.as_str()).collect();
+        let state = self.state.iter().map(|s| s.name.as_str()).filter(move |name| !statistics.contains(name));
         self.parameters.iter().map(|p| p.name.as_str()).chain(state)
     }
 
@@ -444,16 +369,9 @@ impl Manifest {
                 continue;
             };
             let path = directory.join(name);
-            let found = sha256_file(&path).map_err(|source| Error::Io {
-                path: path.clone(),
-                source,
-            })?;
+            let found = sha256_file(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
             if found != entry.sha256 {
-                return Err(Error::Digest {
-                    path,
-                    expected: entry.sha256.clone(),
-                    found,
-                });
+                return Err(Error::Digest { path, expected: entry.sha256.clone(), found });
             }
         }
         Ok(())

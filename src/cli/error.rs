@@ -20,11 +20,7 @@ pub enum Error {
     #[error("the result cannot be written to stdout: {0}")]
     Stdout(io::Error),
     #[error("interrupted after step {step}; the state is saved in {}", checkpoint.display())]
-    Interrupted {
-        step: u64,
-        run: PathBuf,
-        checkpoint: PathBuf,
-    },
+    Interrupted { step: u64, run: PathBuf, checkpoint: PathBuf },
 }
 
 impl From<train::Error> for Error {
@@ -51,9 +47,7 @@ impl Error {
         let code = match self {
             Error::Arguments(error) => u8::try_from(error.exit_code()).unwrap_or(2),
             Error::Usage { .. } => 2,
-            Error::Program(Program::Train(
-                train::Error::Option { .. } | train::Error::Metric { .. },
-            )) => 2,
+            Error::Program(Program::Train(train::Error::Option { .. } | train::Error::Metric { .. })) => 2,
             Error::Interrupted { .. } => 130,
             Error::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Error::Program(_) | Error::Io { .. } | Error::Stdout(_) => 1,
@@ -73,10 +67,7 @@ impl Error {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Error::Interrupted { run, .. } => Some(format!(
-                "go on with: fam-onnx train --resume {}",
-                run.display()
-            )),
+            Error::Interrupted { run, .. } => Some(format!("go on with: fam-onnx train --resume {}", run.display())),
             Error::Program(Program::Runtime(error)) => runtime_hint(error),
             Error::Program(Program::Train(train::Error::Runtime(error))) => runtime_hint(error),
             Error::Program(Program::Train(error)) => train_hint(error),
@@ -105,14 +96,11 @@ fn train_hint(error: &train::Error) -> Option<String> {
             "choose another directory with -o, or go on with this run: fam-onnx train --resume {}",
             path.display()
         )),
-        train::Error::TooFewSamples { samples, .. } => {
-            Some(format!("--batch-size {samples} or less"))
-        }
+        train::Error::TooFewSamples { samples, .. } => Some(format!("--batch-size {samples} or less")),
         train::Error::FixedBatch { expected, .. } => Some(format!("--batch-size {expected}")),
-        train::Error::NotARun { .. } => Some(
-            "fam-onnx inject makes an artifact of a model, fam-onnx train a run of an artifact"
-                .to_owned(),
-        ),
+        train::Error::NotARun { .. } => {
+            Some("fam-onnx inject makes an artifact of a model, fam-onnx train a run of an artifact".to_owned())
+        }
         _ => None,
     }
 }

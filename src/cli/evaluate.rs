@@ -64,26 +64,15 @@ impl Evaluate {
         weights.manifest.verify_files(&weights.graphs, &[&graph])?;
         let runtime = self.runtime.open(output)?;
         let options = self.runtime.options();
-        let mut evaluator = Evaluator::open(
-            &runtime,
-            &weights.manifest,
-            &weights.graphs,
-            &options,
-            self.seed,
-            self.lambda,
-        )?;
+        let mut evaluator =
+            Evaluator::open(&runtime, &weights.manifest, &weights.graphs, &options, self.seed, self.lambda)?;
         evaluator.hold(&weights.tensors)?;
         let dataset = self.read_data(&evaluator, output)?;
         let indices: Vec<usize> = (0..dataset.samples()).collect();
         let figures = evaluator.evaluate(&dataset, &indices, self.batch_size)?;
 
-        let rows = figures
-            .named()
-            .into_iter()
-            .map(|(name, value)| format!("{name:<12}{value:.6}\n"));
-        let text: String = rows
-            .chain([format!("{:<12}{}\n", "samples", figures.samples)])
-            .collect();
+        let rows = figures.named().into_iter().map(|(name, value)| format!("{name:<12}{value:.6}\n"));
+        let text: String = rows.chain([format!("{:<12}{}\n", "samples", figures.samples)]).collect();
         output.result(&text, || {
             let mut document = json!({
                 "version": 1,
@@ -98,9 +87,7 @@ impl Evaluate {
 
     fn read_data(&self, evaluator: &Evaluator, output: &Output) -> Result<Dataset> {
         let mut source = data::read(&self.data).map_err(Error::from)?;
-        if let Some(dataset) =
-            Dataset::held_out(&mut source, evaluator.spec()).map_err(Error::from)?
-        {
+        if let Some(dataset) = Dataset::held_out(&mut source, evaluator.spec()).map_err(Error::from)? {
             output.say(&format!("{}: the test part", self.data.display()));
             return Ok(dataset);
         }

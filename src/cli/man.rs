@@ -24,23 +24,12 @@ impl Man {
             let page = page(command).map_err(Error::Stdout)?;
             return output.print(&String::from_utf8_lossy(&page));
         };
-        fs::create_dir_all(&directory).map_err(|source| Error::Io {
-            path: directory.clone(),
-            source,
-        })?;
-        let subcommands = command
-            .get_subcommands()
-            .filter(|sub| sub.get_name() != "help")
-            .cloned();
+        fs::create_dir_all(&directory).map_err(|source| Error::Io { path: directory.clone(), source })?;
+        let subcommands = command.get_subcommands().filter(|sub| sub.get_name() != "help").cloned();
         for command in subcommands.chain([command.clone()]) {
-            let name = command
-                .get_display_name()
-                .unwrap_or(command.get_name())
-                .to_owned();
+            let name = command.get_display_name().unwrap_or(command.get_name()).to_owned();
             let path = directory.join(format!("{name}.1"));
-            page(command)
-                .and_then(|page| fs::write(&path, page))
-                .map_err(|source| Error::Io { path, source })?;
+            page(command).and_then(|page| fs::write(&path, page)).map_err(|source| Error::Io { path, source })?;
         }
         Ok(())
     }

@@ -20,13 +20,7 @@ use crate::runtime::{Device, Fetch, Options, Runtime};
 
 /// Train exported ONNX models with the flatness regulariser FAM, on a stock ONNX Runtime
 #[derive(Debug, Parser)]
-#[command(
-    name = "fam-onnx",
-    version,
-    max_term_width = 100,
-    subcommand_required = true,
-    arg_required_else_help = true
-)]
+#[command(name = "fam-onnx", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
     #[command(flatten)]
     common: Common,
@@ -112,26 +106,13 @@ impl RuntimeArgs {
     }
 
     fn options(&self) -> Options {
-        Options {
-            device: self.device.unwrap_or_default(),
-            threads: self.threads,
-            ..Options::default()
-        }
+        Options { device: self.device.unwrap_or_default(), threads: self.threads, ..Options::default() }
     }
 }
 
-fn open_runtime(
-    explicit: Option<&std::path::Path>,
-    fetch: Fetch,
-    output: &Output,
-) -> Result<Runtime> {
+fn open_runtime(explicit: Option<&std::path::Path>, fetch: Fetch, output: &Output) -> Result<Runtime> {
     let runtime = Runtime::open(explicit, fetch, &mut |text| output.say(text))?;
     let library = runtime.library();
-    output.detail(&format!(
-        "ONNX Runtime {} from {} ({})",
-        library.version,
-        library.path.display(),
-        library.origin
-    ));
+    output.detail(&format!("ONNX Runtime {} from {} ({})", library.version, library.path.display(), library.origin));
     Ok(runtime)
 }

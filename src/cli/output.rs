@@ -26,11 +26,7 @@ impl Output {
             clap::ColorChoice::Never => ColorChoice::Never,
         }
         .write_global();
-        Output {
-            quiet: common.quiet,
-            verbose: common.verbose,
-            json: common.json,
-        }
+        Output { quiet: common.quiet, verbose: common.verbose, json: common.json }
     }
 
     /// A line for people, on stderr.
@@ -49,20 +45,13 @@ impl Output {
 
     /// The result: `text` for people or, with `--json`, the document.
     pub fn result(&self, text: &str, json: impl FnOnce() -> serde_json::Value) -> Result<()> {
-        if self.json {
-            self.print(&format!("{:#}\n", json()))
-        } else {
-            self.print(text)
-        }
+        if self.json { self.print(&format!("{:#}\n", json())) } else { self.print(text) }
     }
 
     /// Text on stdout, as it is.
     pub fn print(&self, text: &str) -> Result<()> {
         let mut stdout = anstream::stdout();
-        stdout
-            .write_all(text.as_bytes())
-            .and_then(|()| stdout.flush())
-            .map_err(Error::Stdout)
+        stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Error::Stdout)
     }
 
     /// Whether a progress bar is wanted and can be drawn.

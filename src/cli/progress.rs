@@ -14,10 +14,7 @@ pub(super) struct Progress {
 
 impl Progress {
     pub fn new(output: &Output) -> Progress {
-        Progress {
-            output: *output,
-            bar: None,
-        }
+        Progress { output: *output, bar: None }
     }
 
     pub fn show(&mut self, event: &Event) {
@@ -49,17 +46,9 @@ impl Progress {
                 None if *logged => self.line(&step_line(record)),
                 None => {}
             },
-            Event::Validation {
-                step,
-                epoch,
-                figures,
-                improved,
-            } => {
+            Event::Validation { step, epoch, figures, improved } => {
                 let best = if *improved { "  (best)" } else { "" };
-                self.line(&format!(
-                    "step {step}  epoch {epoch}  validation: {}{best}",
-                    named(figures)
-                ));
+                self.line(&format!("step {step}  epoch {epoch}  validation: {}{best}", named(figures)));
             }
             Event::Checkpoint { path } => {
                 if self.output.verbose {
@@ -93,32 +82,15 @@ fn bar(done: u64, total: u64) -> ProgressBar {
 }
 
 fn step_line(record: &StepRecord) -> String {
-    format!(
-        "step {}  epoch {}  {}",
-        record.step,
-        record.epoch,
-        figures(record)
-    )
+    format!("step {}  epoch {}  {}", record.step, record.epoch, figures(record))
 }
 
 fn figures(record: &StepRecord) -> String {
-    let kappa: String = record
-        .kappa
-        .iter()
-        .map(|(name, value)| format!("  {name} {value:.4}"))
-        .collect();
-    format!(
-        "loss {:.4}{kappa}  lr {:.2e}  {:.0}/s",
-        record.loss, record.lr, record.examples_per_second
-    )
+    let kappa: String = record.kappa.iter().map(|(name, value)| format!("  {name} {value:.4}")).collect();
+    format!("loss {:.4}{kappa}  lr {:.2e}  {:.0}/s", record.loss, record.lr, record.examples_per_second)
 }
 
 /// Figures in one line.
 pub(super) fn named(figures: &Figures) -> String {
-    figures
-        .named()
-        .iter()
-        .map(|(name, value)| format!("{name} {value:.4}"))
-        .collect::<Vec<_>>()
-        .join("  ")
+    figures.named().iter().map(|(name, value)| format!("{name} {value:.4}")).collect::<Vec<_>>().join("  ")
 }

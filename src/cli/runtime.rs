@@ -42,11 +42,7 @@ impl RuntimeCommand {
         if let Some(Action::Install { cuda }) = self.action {
             let package = if cuda { Package::Cuda } else { Package::Cpu };
             let library = install(package, &mut |text| output.say(text))?;
-            let text = format!(
-                "ONNX Runtime {}\n{}\n",
-                library.version,
-                library.path.display()
-            );
+            let text = format!("ONNX Runtime {}\n{}\n", library.version, library.path.display());
             return output.result(&text, || {
                 json!({
                     "version": 1,

@@ -108,10 +108,7 @@ impl Train {
         config.check()?;
         let directory = match &resumed {
             Some(run) => run.directory.clone(),
-            None => self
-                .output
-                .clone()
-                .unwrap_or_else(|| default_output(&config.artifact)),
+            None => self.output.clone().unwrap_or_else(|| default_output(&config.artifact)),
         };
         // Before anything that takes long.
         if resumed.is_none() && directory.exists() {
@@ -146,14 +143,9 @@ impl Train {
             None => Config::default(),
         };
         let mut config = self.merge(base);
-        for (name, path) in [
-            ("ARTIFACT", &mut config.artifact),
-            ("--data", &mut config.data),
-        ] {
+        for (name, path) in [("ARTIFACT", &mut config.artifact), ("--data", &mut config.data)] {
             if path.as_os_str().is_empty() {
-                return Err(Error::Usage {
-                    message: format!("{name} is given neither here nor in the configuration"),
-                });
+                return Err(Error::Usage { message: format!("{name} is given neither here nor in the configuration") });
             }
             *path = absolute(path)?;
         }
@@ -203,10 +195,7 @@ impl Train {
 
 /// A configuration must mean the same from wherever it is read.
 fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).map_err(|source| Error::Io {
-        path: path.to_owned(),
-        source,
-    })
+    std::path::absolute(path).map_err(|source| Error::Io { path: path.to_owned(), source })
 }
 
 fn default_output(artifact: &Path) -> PathBuf {
@@ -251,31 +240,17 @@ fn summary(run: &Run, outcome: &Outcome) -> String {
         }
     )];
     if let Some(record) = &outcome.last {
-        let kappa: String = record
-            .kappa
-            .iter()
-            .map(|(name, value)| format!("  {name} {value:.6}"))
-            .collect();
-        lines.push(format!(
-            "{:<12}loss {:.6}{kappa}  objective {:.6}",
-            "last step", record.loss, record.objective
-        ));
+        let kappa: String = record.kappa.iter().map(|(name, value)| format!("  {name} {value:.6}")).collect();
+        lines.push(format!("{:<12}loss {:.6}{kappa}  objective {:.6}", "last step", record.loss, record.objective));
     }
     if let Some(figures) = &outcome.validation {
         lines.push(format!("{:<12}{}", "validation", progress::named(figures)));
     }
     if let Some(best) = &outcome.best {
-        lines.push(format!(
-            "{:<12}{} {:.4} after step {}",
-            "best", best.metric, best.value, best.step
-        ));
+        lines.push(format!("{:<12}{} {:.4} after step {}", "best", best.metric, best.value, best.step));
     }
     lines.push(format!("{:<12}{}", "run", run.directory.display()));
-    lines.push(format!(
-        "{:<12}{}",
-        "checkpoint",
-        outcome.checkpoint.display()
-    ));
+    lines.push(format!("{:<12}{}", "checkpoint", outcome.checkpoint.display()));
     lines.join("\n") + "\n"
 }
 

@@ -24,10 +24,7 @@ pub struct Bound {
 
 impl std::fmt::Debug for Bound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Bound")
-            .field("session", &self.session)
-            .field("outputs", &self.outputs)
-            .finish_non_exhaustive()
+        f.debug_struct("Bound").field("session", &self.session).field("outputs", &self.outputs).finish_non_exhaustive()
     }
 }
 
@@ -44,13 +41,7 @@ impl Bound {
             session.output(name)?;
         }
         let outputs = outputs.iter().map(|&name| name.to_owned()).collect();
-        Ok(Bound {
-            session,
-            binding,
-            feeds: Vec::new(),
-            outputs,
-            host,
-        })
+        Ok(Bound { session, binding, feeds: Vec::new(), outputs, host })
     }
 
     pub fn session(&self) -> &Session {
@@ -71,9 +62,7 @@ impl Bound {
         let index = feed_buffer(&self.session, &mut self.feeds, name, dtype, shape)?;
         let value = &mut self.feeds[index].1;
         fill(value::bytes_mut(value, elements(shape) * dtype.size()));
-        self.binding
-            .bind_input(name, value)
-            .map_err(|error| run_error(&self.session.graph, &error))
+        self.binding.bind_input(name, value).map_err(|error| run_error(&self.session.graph, &error))
     }
 
     /// Binds every tensor that the graph has an input for; the others are passed over.
@@ -83,9 +72,7 @@ impl Bound {
     pub fn hold(&mut self, tensors: &Tensors) -> Result<(), Error> {
         for (name, tensor) in tensors {
             if self.session.has_input(name) {
-                self.feed(name, tensor.dtype(), tensor.shape(), |bytes| {
-                    bytes.copy_from_slice(tensor.data())
-                })?;
+                self.feed(name, tensor.dtype(), tensor.shape(), |bytes| bytes.copy_from_slice(tensor.data()))?;
             }
         }
         Ok(())
@@ -99,9 +86,7 @@ impl Bound {
     pub fn share(&mut self, step: &Step) -> Result<(), Error> {
         for (name, value) in step.current() {
             if self.session.has_input(name) {
-                self.binding
-                    .bind_input(name, value)
-                    .map_err(|error| run_error(&self.session.graph, &error))?;
+                self.binding.bind_input(name, value).map_err(|error| run_error(&self.session.graph, &error))?;
             }
         }
         Ok(())
@@ -115,15 +100,9 @@ impl Bound {
         let graph = &self.session.graph;
         // Anew for each run: after one, the output is bound to the buffer and so to the shape that it got.
         for name in &self.outputs {
-            self.binding
-                .bind_output_to_device(name.as_str(), &self.host)
-                .map_err(|error| run_error(graph, &error))?;
+            self.binding.bind_output_to_device(name.as_str(), &self.host).map_err(|error| run_error(graph, &error))?;
         }
-        let mut results = self
-            .session
-            .inner
-            .run_binding(&self.binding)
-            .map_err(|error| run_error(graph, &error))?;
+        let mut results = self.session.inner.run_binding(&self.binding).map_err(|error| run_error(graph, &error))?;
         self.outputs
             .iter()
             .map(|name| {

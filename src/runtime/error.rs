@@ -16,11 +16,7 @@ pub enum Error {
     NotFound { attempts: Vec<Attempt> },
     /// The library that the user named cannot be used.
     #[error("{origin}: {}: {why}", path.display())]
-    Library {
-        origin: Origin,
-        path: PathBuf,
-        why: String,
-    },
+    Library { origin: Origin, path: PathBuf, why: String },
     #[error(
         "{}: ONNX Runtime {found}, but {}.{} or newer is needed; install a newer one: python3 -m pip install --upgrade onnxruntime",
         path.display(),
@@ -37,10 +33,7 @@ pub enum Error {
     #[error("`{command}` failed: {why}")]
     Fetch { command: String, why: String },
     #[error("{}: {source}", path.display())]
-    Io {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: std::io::Error },
     #[error("`{given}` is not a device; expected auto, cpu, cuda or cuda:INDEX")]
     DeviceName { given: String },
     #[error(
@@ -48,30 +41,15 @@ pub enum Error {
          and cuDNN libraries it needs on the library path",
         library.display()
     )]
-    Device {
-        device: String,
-        library: PathBuf,
-        why: String,
-    },
+    Device { device: String, library: PathBuf, why: String },
     #[error("{graph}: ONNX Runtime does not load it: {why}")]
     Load { graph: String, why: String },
     #[error("{graph}: ONNX Runtime stopped while running it: {why}")]
     Run { graph: String, why: String },
     #[error("{graph}: there is no {what} named `{name}`; it has {}", names(found))]
-    NoSuchPort {
-        graph: String,
-        what: &'static str,
-        name: String,
-        found: Vec<String>,
-    },
+    NoSuchPort { graph: String, what: &'static str, name: String, found: Vec<String> },
     #[error("{graph}: the {what} `{name}` is {found}; expected {expected}")]
-    Port {
-        graph: String,
-        what: &'static str,
-        name: String,
-        found: String,
-        expected: String,
-    },
+    Port { graph: String, what: &'static str, name: String, found: String, expected: String },
     #[error(
         "{graph}: the tensor for `{name}` is {found:?} of {found_dtype}; expected {expected:?} of {expected_dtype}"
     )]
@@ -102,16 +80,9 @@ impl fmt::Display for Attempt {
 }
 
 fn tried(attempts: &[Attempt]) -> String {
-    attempts
-        .iter()
-        .map(|attempt| format!("\n  {attempt}"))
-        .collect()
+    attempts.iter().map(|attempt| format!("\n  {attempt}")).collect()
 }
 
 fn names(found: &[String]) -> String {
-    if found.is_empty() {
-        "none".to_owned()
-    } else {
-        found.join(", ")
-    }
+    if found.is_empty() { "none".to_owned() } else { found.join(", ") }
 }

@@ -74,11 +74,7 @@ impl Package {
 /// # Errors
 /// A library that the user named and that cannot be used is an error of its own; otherwise [`Error::NotFound`] says what was
 /// tried.
-pub fn find(
-    explicit: Option<&Path>,
-    fetch: Fetch,
-    say: &mut dyn FnMut(&str),
-) -> Result<Library, Error> {
+pub fn find(explicit: Option<&Path>, fetch: Fetch, say: &mut dyn FnMut(&str)) -> Result<Library, Error> {
     if let Some(path) = explicit {
         return named(Origin::Argument, path);
     }
@@ -86,13 +82,9 @@ pub fn find(
         return named(Origin::Environment, Path::new(&path));
     }
     let mut attempts = Vec::new();
-    for (origin, candidates) in [
-        (
-            Origin::Cache,
-            in_cache as fn() -> Result<Vec<PathBuf>, String>,
-        ),
-        (Origin::Python, in_python),
-    ] {
+    for (origin, candidates) in
+        [(Origin::Cache, in_cache as fn() -> Result<Vec<PathBuf>, String>), (Origin::Python, in_python)]
+    {
         match candidates().and_then(|paths| first_usable(origin, &paths)) {
             Ok(library) => return Ok(library),
             Err(why) => attempts.push(Attempt { origin, why }),
@@ -105,30 +97,16 @@ pub fn find(
             Err(error) => error.to_string(),
         },
     };
-    attempts.push(Attempt {
-        origin: Origin::Fetched,
-        why,
-    });
+    attempts.push(Attempt { origin: Origin::Fetched, why });
     Err(Error::NotFound { attempts })
 }
 
 fn named(origin: Origin, path: &Path) -> Result<Library, Error> {
-    let version = library_version(path).map_err(|why| Error::Library {
-        origin,
-        path: path.to_owned(),
-        why,
-    })?;
+    let version = library_version(path).map_err(|why| Error::Library { origin, path: path.to_owned(), why })?;
     if !new_enough(&version) {
-        return Err(Error::TooOld {
-            path: path.to_owned(),
-            found: version,
-        });
+        return Err(Error::TooOld { path: path.to_owned(), found: version });
     }
-    Ok(Library {
-        path: path.to_owned(),
-        version,
-        origin,
-    })
+    Ok(Library { path: path.to_owned(), version, origin })
 }
 
 fn first_usable(origin: Origin, paths: &[PathBuf]) -> Result<Library, String> {
@@ -148,9 +126,7 @@ fn new_enough(version: &str) -> bool {
 
 /// The numbers of a version or file name, for ordering.
 fn version_key(text: &str) -> Vec<u64> {
-    text.split(|c: char| !c.is_ascii_digit())
-        .filter_map(|digits| digits.parse().ok())
-        .collect()
+    text.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
 }
 
 /// What `OrtGetApiBase()->GetVersionString()` of the library says.
@@ -158,18 +134,14 @@ fn library_version(path: &Path) -> Result<String, String> {
     // SAFETY: loading runs the library's initialisers. The path was named by the user or belongs to an installed package, and
     // `OrtGetApiBase` has had this signature in every release; both pointers are checked or promised by its documentation.
     unsafe {
-        let library = libloading::Library::new(path)
-            .map_err(|error| format!("it cannot be loaded: {error}"))?;
+        let library = libloading::Library::new(path).map_err(|error| format!("it cannot be loaded: {error}"))?;
         let base = library
             .get::<unsafe extern "C" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase\0")
-            .map_err(|_| "it is not ONNX Runtime: it has no function OrtGetApiBase".to_owned())?(
-        );
+            .map_err(|_| "it is not ONNX Runtime: it has no function OrtGetApiBase".to_owned())?();
         if base.is_null() {
             return Err("OrtGetApiBase returned nothing".to_owned());
         }
-        let version = CStr::from_ptr(((*base).GetVersionString)())
-            .to_string_lossy()
-            .into_owned();
+        let version = CStr::from_ptr(((*base).GetVersionString)()).to_string_lossy().into_owned();
         // The sessions use the same library: unloading and loading it again would cost time and nothing is gained.
         std::mem::forget(library);
         Ok(version)
@@ -178,24 +150,10 @@ fn library_version(path: &Path) -> Result<String, String> {
 
 /// `$XDG_CACHE_HOME/fam-onnx`, `~/.cache/fam-onnx`.
 fn cache_directory() -> Result<PathBuf, String> {
-    let absolute = |name| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute("XDG_CACHE_HOME")
-        .or_else(|| {
-            if cfg!(windows) {
-                absolute("LOCALAPPDATA")
-            } else {
-                None
-            }
-        })
-        .or_else(|| {
-            std::env::home_dir()
-                .filter(|home| home.is_absolute())
-                .map(|home| home.join(".cache"))
-        })
+        .or_else(|| if cfg!(windows) { absolute("LOCALAPPDATA") } else { None })
+        .or_else(|| std::env::home_dir().filter(|home| home.is_absolute()).map(|home| home.join(".cache")))
         .map(|cache| cache.join("fam-onnx"))
         .ok_or_else(|| "there is no home directory to keep a cache in".to_owned())
 }
@@ -204,23 +162,11 @@ fn in_cache() -> Result<Vec<PathBuf>, String> {
     let cache = cache_directory()?;
     let mut versions: Vec<PathBuf> = entries(&cache)
         .into_iter()
-        .filter(|path| {
-            path.file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with("onnxruntime-"))
-        })
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("onnxruntime-")))
         .collect();
-    versions
-        .sort_by_key(|path| version_key(&path.file_name().unwrap_or_default().to_string_lossy()));
-    let libraries: Vec<PathBuf> = versions
-        .iter()
-        .rev()
-        .flat_map(|directory| libraries_in(directory))
-        .collect();
-    if libraries.is_empty() {
-        Err(format!("nothing in {}", cache.display()))
-    } else {
-        Ok(libraries)
-    }
+    versions.sort_by_key(|path| version_key(&path.file_name().unwrap_or_default().to_string_lossy()));
+    let libraries: Vec<PathBuf> = versions.iter().rev().flat_map(|directory| libraries_in(directory)).collect();
+    if libraries.is_empty() { Err(format!("nothing in {}", cache.display())) } else { Ok(libraries) }
 }
 
 /// Asks Python where the package lies; the package itself is not imported.
@@ -248,11 +194,7 @@ fn in_python() -> Result<Vec<PathBuf>, String> {
         }
         seen.push(format!("{location}/capi holds no library"));
     }
-    Err(if seen.is_empty() {
-        "there is no Python".to_owned()
-    } else {
-        seen.join("; ")
-    })
+    Err(if seen.is_empty() { "there is no Python".to_owned() } else { seen.join("; ") })
 }
 
 const PYTHONS: [&str; 2] = ["python3", "python"];
@@ -261,9 +203,7 @@ fn entries(directory: &Path) -> Vec<PathBuf> {
     let Ok(read) = fs::read_dir(directory) else {
         return Vec::new();
     };
-    let mut paths: Vec<PathBuf> = read
-        .filter_map(|entry| entry.ok().map(|e| e.path()))
-        .collect();
+    let mut paths: Vec<PathBuf> = read.filter_map(|entry| entry.ok().map(|e| e.path())).collect();
     paths.sort();
     paths
 }
@@ -272,13 +212,9 @@ fn entries(directory: &Path) -> Vec<PathBuf> {
 fn libraries_in(directory: &Path) -> Vec<PathBuf> {
     let mut libraries: Vec<PathBuf> = entries(directory)
         .into_iter()
-        .filter(|path| {
-            path.file_name()
-                .is_some_and(|name| is_main_library(&name.to_string_lossy()))
-        })
+        .filter(|path| path.file_name().is_some_and(|name| is_main_library(&name.to_string_lossy())))
         .collect();
-    libraries
-        .sort_by_key(|path| version_key(&path.file_name().unwrap_or_default().to_string_lossy()));
+    libraries.sort_by_key(|path| version_key(&path.file_name().unwrap_or_default().to_string_lossy()));
     libraries.reverse();
     libraries
 }
@@ -301,37 +237,23 @@ fn is_runtime_library(name: &str) -> bool {
 /// # Errors
 /// [`Error::Fetch`] with pip's own last line if it fails, [`Error::Io`] if the cache cannot be written.
 pub fn install(package: Package, say: &mut dyn FnMut(&str)) -> Result<Library, Error> {
-    let command = format!(
-        "python3 -m pip download --no-deps --only-binary :all: {}",
-        package.name()
-    );
-    let failed = |why: String| Error::Fetch {
-        command: command.clone(),
-        why,
-    };
+    let command = format!("python3 -m pip download --no-deps --only-binary :all: {}", package.name());
+    let failed = |why: String| Error::Fetch { command: command.clone(), why };
     let cache = cache_directory().map_err(failed)?;
     let io_error = |path: &Path| {
         let path = path.to_owned();
         move |source| Error::Io { path, source }
     };
     fs::create_dir_all(&cache).map_err(io_error(&cache))?;
-    let staging = tempfile::Builder::new()
-        .prefix(".fetch-")
-        .tempdir_in(&cache)
-        .map_err(io_error(&cache))?;
+    let staging = tempfile::Builder::new().prefix(".fetch-").tempdir_in(&cache).map_err(io_error(&cache))?;
 
-    say(&format!(
-        "fetching {} into {} (once)",
-        package.name(),
-        cache.display()
-    ));
+    say(&format!("fetching {} into {} (once)", package.name(), cache.display()));
     download(package, staging.path()).map_err(failed)?;
     let wheel = entries(staging.path())
         .into_iter()
         .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
         .ok_or_else(|| failed("it left no wheel".to_owned()))?;
-    let version = wheel_version(&wheel)
-        .ok_or_else(|| failed(format!("{} has no version", wheel.display())))?;
+    let version = wheel_version(&wheel).ok_or_else(|| failed(format!("{} has no version", wheel.display())))?;
 
     let unpacked = staging.path().join("unpacked");
     fs::create_dir(&unpacked).map_err(io_error(&unpacked))?;
@@ -342,10 +264,7 @@ pub fn install(package: Package, say: &mut dyn FnMut(&str)) -> Result<Library, E
         // Another process was faster; its copy is the same.
         Err(_) if target.is_dir() => {}
         Err(source) => {
-            return Err(Error::Io {
-                path: target,
-                source,
-            });
+            return Err(Error::Io { path: target, source });
         }
     }
     first_usable(Origin::Fetched, &libraries_in(&target)).map_err(failed)
@@ -372,11 +291,7 @@ fn download(package: Package, directory: &Path) -> Result<(), String> {
             Ok(output) if output.status.success() => return Ok(()),
             Ok(output) => {
                 let stderr = String::from_utf8_lossy(&output.stderr);
-                let last = stderr
-                    .lines()
-                    .rev()
-                    .find(|line| !line.trim().is_empty())
-                    .unwrap_or("no message");
+                let last = stderr.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no message");
                 return Err(last.trim().to_owned());
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -388,12 +303,7 @@ fn download(package: Package, directory: &Path) -> Result<(), String> {
 
 /// The second field of a wheel's file name.
 fn wheel_version(wheel: &Path) -> Option<String> {
-    wheel
-        .file_stem()?
-        .to_str()?
-        .split('-')
-        .nth(1)
-        .map(str::to_owned)
+    wheel.file_stem()?.to_str()?.split('-').nth(1).map(str::to_owned)
 }
 
 fn extract_libraries(wheel: &Path, into: &Path) -> Result<(), String> {
@@ -432,19 +342,13 @@ mod tests {
 
     #[test]
     fn only_the_main_library_is_loaded() {
-        for name in [
-            "libonnxruntime.so.1.20.1",
-            "libonnxruntime.so",
-            "libonnxruntime.1.20.1.dylib",
-            "onnxruntime.dll",
-        ] {
+        for name in ["libonnxruntime.so.1.20.1", "libonnxruntime.so", "libonnxruntime.1.20.1.dylib", "onnxruntime.dll"]
+        {
             assert!(is_main_library(name), "{name}");
         }
-        for name in [
-            "libonnxruntime_providers_shared.so",
-            "onnxruntime_pybind11_state.so",
-            "onnxruntime_providers_shared.dll",
-        ] {
+        for name in
+            ["libonnxruntime_providers_shared.so", "onnxruntime_pybind11_state.so", "onnxruntime_providers_shared.dll"]
+        {
             assert!(!is_main_library(name), "{name}");
         }
     }

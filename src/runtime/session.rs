@@ -36,39 +36,25 @@ impl Runtime {
     ///
     /// # Errors
     /// As [`find::find`]; [`Error::AlreadyLoaded`] if `explicit` names another library than the one in use.
-    pub fn open(
-        explicit: Option<&Path>,
-        fetch: Fetch,
-        say: &mut dyn FnMut(&str),
-    ) -> Result<Runtime, Error> {
+    pub fn open(explicit: Option<&Path>, fetch: Fetch, say: &mut dyn FnMut(&str)) -> Result<Runtime, Error> {
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(runtime) = loaded.as_ref() {
             return match explicit {
-                Some(wanted) if wanted != runtime.library.path => Err(Error::AlreadyLoaded {
-                    loaded: runtime.library.path.clone(),
-                    wanted: wanted.to_owned(),
-                }),
+                Some(wanted) if wanted != runtime.library.path => {
+                    Err(Error::AlreadyLoaded { loaded: runtime.library.path.clone(), wanted: wanted.to_owned() })
+                }
                 _ => Ok(runtime.clone()),
             };
         }
         let library = find::find(explicit, fetch, say)?;
-        let refused = |why: String| Error::Library {
-            origin: library.origin,
-            path: library.path.clone(),
-            why,
-        };
+        let refused = |why: String| Error::Library { origin: library.origin, path: library.path.clone(), why };
         let environment = ort::init_from(&library.path)
             .map_err(|error| refused(error.to_string()))?
             .with_name("fam-onnx")
             .with_telemetry(false)
             .build()
             .map_err(|error| refused(error.to_string()))?;
-        Ok(loaded
-            .insert(Runtime {
-                environment,
-                library,
-            })
-            .clone())
+        Ok(loaded.insert(Runtime { environment, library }).clone())
     }
 
     pub fn library(&self) -> &Library {
@@ -124,9 +110,7 @@ impl FromStr for Device {
                 .and_then(|index| index.parse().ok())
                 .filter(|index| *index >= 0)
                 .map(Device::Cuda)
-                .ok_or_else(|| Error::DeviceName {
-                    given: given.to_owned(),
-                }),
+                .ok_or_else(|| Error::DeviceName { given: given.to_owned() }),
         }
     }
 }
@@ -144,11 +128,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options {
-            device: Device::Auto,
-            threads: None,
-            spin: true,
-        }
+        Options { device: Device::Auto, threads: None, spin: true }
     }
 }
 
@@ -167,28 +147,18 @@ pub struct Port {
 impl Port {
     fn new(name: &str, kind: &ValueType, optional: bool) -> Port {
         let (dtype, shape) = match kind {
-            ValueType::Tensor { ty, shape, .. } => (
-                value::dtype(*ty),
-                shape.iter().map(|&d| usize::try_from(d).ok()).collect(),
-            ),
+            ValueType::Tensor { ty, shape, .. } => {
+                (value::dtype(*ty), shape.iter().map(|&d| usize::try_from(d).ok()).collect())
+            }
             _ => (None, Vec::new()),
         };
-        Port {
-            name: name.to_owned(),
-            dtype,
-            shape,
-            optional,
-        }
+        Port { name: name.to_owned(), dtype, shape, optional }
     }
 
     /// `float32 [batch? × 10]`-like text for messages.
     pub fn describe(&self) -> String {
         let dtype = self.dtype.map_or("not a tensor of numbers", Dtype::name);
-        let dims: Vec<String> = self
-            .shape
-            .iter()
-            .map(|d| d.map_or("?".to_owned(), |d| d.to_string()))
-            .collect();
+        let dims: Vec<String> = self.shape.iter().map(|d| d.map_or("?".to_owned(), |d| d.to_string())).collect();
         format!("{dtype} [{}]", dims.join(", "))
     }
 }
@@ -205,10 +175,7 @@ pub struct Session {
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session")
-            .field("graph", &self.graph)
-            .field("place", &self.place)
-            .finish_non_exhaustive()
+        f.debug_struct("Session").field("graph", &self.graph).field("place", &self.place).finish_non_exhaustive()
     }
 }
 
@@ -219,24 +186,15 @@ impl Session {
     /// [`Error::Load`] if ONNX Runtime refuses the graph, [`Error::Device`] if the device that was asked for cannot be used.
     pub fn from_file(runtime: &Runtime, path: &Path, options: &Options) -> Result<Session, Error> {
         let graph = path.display().to_string();
-        open(runtime, graph, options, &mut |builder| {
-            builder.commit_from_file(path)
-        })
+        open(runtime, graph, options, &mut |builder| builder.commit_from_file(path))
     }
 
     /// Opens a graph from the bytes of its file; `name` stands for it in errors.
     ///
     /// # Errors
     /// As [`Session::from_file`].
-    pub fn from_bytes(
-        runtime: &Runtime,
-        name: &str,
-        bytes: &[u8],
-        options: &Options,
-    ) -> Result<Session, Error> {
-        open(runtime, name.to_owned(), options, &mut |builder| {
-            builder.commit_from_memory(bytes)
-        })
+    pub fn from_bytes(runtime: &Runtime, name: &str, bytes: &[u8], options: &Options) -> Result<Session, Error> {
+        open(runtime, name.to_owned(), options, &mut |builder| builder.commit_from_memory(bytes))
     }
 
     /// Inputs in the graph's order, those with a default value last.
@@ -272,21 +230,13 @@ impl Session {
         self.port("output", &self.outputs, name)
     }
 
-    fn port<'a>(
-        &self,
-        what: &'static str,
-        ports: &'a [Port],
-        name: &str,
-    ) -> Result<&'a Port, Error> {
-        ports
-            .iter()
-            .find(|port| port.name == name)
-            .ok_or_else(|| Error::NoSuchPort {
-                graph: self.graph.clone(),
-                what,
-                name: name.to_owned(),
-                found: ports.iter().map(|port| port.name.clone()).collect(),
-            })
+    fn port<'a>(&self, what: &'static str, ports: &'a [Port], name: &str) -> Result<&'a Port, Error> {
+        ports.iter().find(|port| port.name == name).ok_or_else(|| Error::NoSuchPort {
+            graph: self.graph.clone(),
+            what,
+            name: name.to_owned(),
+            found: ports.iter().map(|port| port.name.clone()).collect(),
+        })
     }
 
     /// Runs the graph once: `feeds` by input name in, the named outputs out, all in host memory.
@@ -294,17 +244,10 @@ impl Session {
     /// # Errors
     /// [`Error::NoSuchPort`] for an unknown name, [`Error::Missing`] for an input without a value, [`Error::Run`] for what
     /// ONNX Runtime reports.
-    pub fn run(
-        &mut self,
-        feeds: &[(&str, &Tensor)],
-        outputs: &[&str],
-    ) -> Result<Vec<Tensor>, Error> {
+    pub fn run(&mut self, feeds: &[(&str, &Tensor)], outputs: &[&str]) -> Result<Vec<Tensor>, Error> {
         for port in self.inputs.iter().filter(|port| !port.optional) {
             if !feeds.iter().any(|(name, _)| *name == port.name) {
-                return Err(Error::Missing {
-                    graph: self.graph.clone(),
-                    name: port.name.clone(),
-                });
+                return Err(Error::Missing { graph: self.graph.clone(), name: port.name.clone() });
             }
         }
         for name in outputs {
@@ -313,15 +256,11 @@ impl Session {
         let mut values = Vec::with_capacity(feeds.len());
         for (name, tensor) in feeds {
             self.input(name)?;
-            let value = value::from_tensor(&self.host, tensor)
-                .map_err(|error| run_error(&self.graph, &error))?;
+            let value = value::from_tensor(&self.host, tensor).map_err(|error| run_error(&self.graph, &error))?;
             values.push(((*name).to_owned(), value));
         }
         let graph = &self.graph;
-        let mut results = self
-            .inner
-            .run(values)
-            .map_err(|error| run_error(graph, &error))?;
+        let mut results = self.inner.run(values).map_err(|error| run_error(graph, &error))?;
         outputs
             .iter()
             .map(|name| {
@@ -336,10 +275,7 @@ impl Session {
 }
 
 pub(super) fn run_error<R>(graph: &str, error: &ort::Error<R>) -> Error {
-    Error::Run {
-        graph: graph.to_owned(),
-        why: error.message().trim().to_owned(),
-    }
+    Error::Run { graph: graph.to_owned(), why: error.message().trim().to_owned() }
 }
 
 pub(super) fn no_tensor(graph: &str, name: &str) -> Error {
@@ -354,48 +290,21 @@ pub(super) fn no_tensor(graph: &str, name: &str) -> Error {
 
 type Commit<'a> = dyn FnMut(&mut SessionBuilder) -> ort::Result<ort::session::Session> + 'a;
 
-fn open(
-    runtime: &Runtime,
-    graph: String,
-    options: &Options,
-    commit: &mut Commit,
-) -> Result<Session, Error> {
+fn open(runtime: &Runtime, graph: String, options: &Options, commit: &mut Commit) -> Result<Session, Error> {
     let (inner, place) = match options.device {
         Device::Cpu => (open_on_host(runtime, &graph, options, commit)?, Place::Host),
-        Device::Cuda(index) => (
-            open_on_cuda(runtime, &graph, options, index, commit)?,
-            Place::Cuda(index),
-        ),
-        Device::Auto if runtime.has_cuda() => {
-            match open_on_cuda(runtime, &graph, options, 0, commit) {
-                Ok(inner) => (inner, Place::Cuda(0)),
-                Err(_) => (open_on_host(runtime, &graph, options, commit)?, Place::Host),
-            }
-        }
+        Device::Cuda(index) => (open_on_cuda(runtime, &graph, options, index, commit)?, Place::Cuda(index)),
+        Device::Auto if runtime.has_cuda() => match open_on_cuda(runtime, &graph, options, 0, commit) {
+            Ok(inner) => (inner, Place::Cuda(0)),
+            Err(_) => (open_on_host(runtime, &graph, options, commit)?, Place::Host),
+        },
         Device::Auto => (open_on_host(runtime, &graph, options, commit)?, Place::Host),
     };
     let required = inner.inputs().iter().map(|outlet| port(outlet, false));
     let optional = inner.overridable_initializers();
-    let inputs = required
-        .chain(
-            optional
-                .iter()
-                .map(|i| Port::new(i.name(), i.dtype(), true)),
-        )
-        .collect();
-    let outputs = inner
-        .outputs()
-        .iter()
-        .map(|outlet| port(outlet, false))
-        .collect();
-    Ok(Session {
-        inner,
-        graph,
-        place,
-        host: Allocator::default(),
-        inputs,
-        outputs,
-    })
+    let inputs = required.chain(optional.iter().map(|i| Port::new(i.name(), i.dtype(), true))).collect();
+    let outputs = inner.outputs().iter().map(|outlet| port(outlet, false)).collect();
+    Ok(Session { inner, graph, place, host: Allocator::default(), inputs, outputs })
 }
 
 fn port(outlet: &Outlet, optional: bool) -> Port {
@@ -410,10 +319,7 @@ fn open_on_host(
 ) -> Result<ort::session::Session, Error> {
     builder(runtime, options)
         .and_then(|mut builder| commit(&mut builder))
-        .map_err(|error| Error::Load {
-            graph: graph.to_owned(),
-            why: error.message().trim().to_owned(),
-        })
+        .map_err(|error| Error::Load { graph: graph.to_owned(), why: error.message().trim().to_owned() })
 }
 
 fn open_on_cuda(
@@ -441,10 +347,8 @@ fn open_on_cuda(
         .map_err(|error| refused(error.message()))?
         .with_execution_providers([provider])
         .map_err(|error| refused(error.message()))?;
-    commit(&mut builder).map_err(|error| Error::Load {
-        graph: graph.to_owned(),
-        why: error.message().trim().to_owned(),
-    })
+    commit(&mut builder)
+        .map_err(|error| Error::Load { graph: graph.to_owned(), why: error.message().trim().to_owned() })
 }
 
 fn builder(runtime: &Runtime, options: &Options) -> ort::Result<SessionBuilder> {

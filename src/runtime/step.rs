@@ -38,10 +38,7 @@ pub struct Step {
 
 impl std::fmt::Debug for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Step")
-            .field("session", &self.session)
-            .field("turn", &self.turn)
-            .finish_non_exhaustive()
+        f.debug_struct("Step").field("session", &self.session).field("turn", &self.turn).finish_non_exhaustive()
     }
 }
 
@@ -53,18 +50,11 @@ impl Step {
     /// # Errors
     /// [`Error::Missing`] for a name without a first value, [`Error::Tensor`] for a value of the wrong type or shape,
     /// [`Error::NoSuchPort`] and [`Error::Port`] for outputs that are not there or not scalars.
-    pub fn new(
-        session: Session,
-        carried: &[Carried],
-        initial: &Tensors,
-        scalars: &[&str],
-    ) -> Result<Step, Error> {
+    pub fn new(session: Session, carried: &[Carried], initial: &Tensors, scalars: &[&str]) -> Result<Step, Error> {
         let fail = |error: ort::Error| run_error(&session.graph, &error);
         let place = device_allocator(&session).map_err(fail)?;
-        let mut bindings = [
-            session.inner.create_binding().map_err(fail)?,
-            session.inner.create_binding().map_err(fail)?,
-        ];
+        let mut bindings =
+            [session.inner.create_binding().map_err(fail)?, session.inner.create_binding().map_err(fail)?];
         let mut sets = [Vec::new(), Vec::new()];
         let mut renewed = Vec::new();
         let mut fixed = Vec::new();
@@ -77,9 +67,7 @@ impl Step {
             match &tensor.output {
                 None => {
                     for binding in &mut bindings {
-                        binding
-                            .bind_input(tensor.input.as_str(), &value)
-                            .map_err(fail)?;
+                        binding.bind_input(tensor.input.as_str(), &value).map_err(fail)?;
                     }
                     fixed.push((tensor.input.clone(), value));
                 }
@@ -87,12 +75,8 @@ impl Step {
                     session.output(output)?;
                     let mut pair = [value, place_value(&session, &place, first).map_err(fail)?];
                     for (k, binding) in bindings.iter_mut().enumerate() {
-                        binding
-                            .bind_input(tensor.input.as_str(), &pair[k])
-                            .map_err(fail)?;
-                        binding
-                            .bind_output(output.as_str(), &mut pair[1 - k])
-                            .map_err(fail)?;
+                        binding.bind_input(tensor.input.as_str(), &pair[k]).map_err(fail)?;
+                        binding.bind_output(output.as_str(), &mut pair[1 - k]).map_err(fail)?;
                     }
                     let [first, second] = pair;
                     sets[0].push(first);
@@ -110,17 +94,7 @@ impl Step {
             held.push(value);
         }
         let values = vec![0.0; held.len()];
-        Ok(Step {
-            session,
-            bindings,
-            sets,
-            renewed,
-            fixed,
-            feeds: Vec::new(),
-            scalars: held,
-            values,
-            turn: 0,
-        })
+        Ok(Step { session, bindings, sets, renewed, fixed, feeds: Vec::new(), scalars: held, values, turn: 0 })
     }
 
     pub fn session(&self) -> &Session {
@@ -141,15 +115,10 @@ impl Step {
     ) -> Result<(), Error> {
         let index = feed_buffer(&self.session, &mut self.feeds, name, dtype, shape)?;
         let value = &mut self.feeds[index].1;
-        fill(value::bytes_mut(
-            value,
-            crate::tensor::elements(shape) * dtype.size(),
-        ));
+        fill(value::bytes_mut(value, crate::tensor::elements(shape) * dtype.size()));
         // On another device binding copies; on the host it refers to the buffer, and costs next to nothing.
         for binding in &mut self.bindings {
-            binding
-                .bind_input(name, value)
-                .map_err(|error| run_error(&self.session.graph, &error))?;
+            binding.bind_input(name, value).map_err(|error| run_error(&self.session.graph, &error))?;
         }
         Ok(())
     }
@@ -188,16 +157,8 @@ impl Step {
 
     /// The carried tensors where they lie.
     pub(super) fn current(&self) -> impl Iterator<Item = (&str, &DynTensor)> {
-        let renewed = self
-            .renewed
-            .iter()
-            .map(|c| c.input.as_str())
-            .zip(&self.sets[self.turn]);
-        renewed.chain(
-            self.fixed
-                .iter()
-                .map(|(name, value)| (name.as_str(), value)),
-        )
+        let renewed = self.renewed.iter().map(|c| c.input.as_str()).zip(&self.sets[self.turn]);
+        renewed.chain(self.fixed.iter().map(|(name, value)| (name.as_str(), value)))
     }
 }
 
@@ -216,8 +177,7 @@ pub(super) fn feed_buffer(
         return Ok(index);
     }
     session.input(name)?;
-    let value = value::zeros(&session.host, dtype, shape)
-        .map_err(|error| run_error(&session.graph, &error))?;
+    let value = value::zeros(&session.host, dtype, shape).map_err(|error| run_error(&session.graph, &error))?;
     match found {
         Some(index) => {
             feeds[index].1 = value;
@@ -233,29 +193,15 @@ pub(super) fn feed_buffer(
 fn has_type(value: &DynTensor, dtype: Dtype, shape: &[usize]) -> bool {
     *value.data_type() == value::element_type(dtype)
         && value.shape().len() == shape.len()
-        && value
-            .shape()
-            .iter()
-            .zip(shape)
-            .all(|(&a, &b)| usize::try_from(a) == Ok(b))
+        && value.shape().iter().zip(shape).all(|(&a, &b)| usize::try_from(a) == Ok(b))
 }
 
-fn first_value<'a>(
-    session: &Session,
-    name: &str,
-    initial: &'a Tensors,
-) -> Result<&'a Tensor, Error> {
-    let tensor = initial.get(name).ok_or_else(|| Error::Missing {
-        graph: session.graph.clone(),
-        name: name.to_owned(),
-    })?;
+fn first_value<'a>(session: &Session, name: &str, initial: &'a Tensors) -> Result<&'a Tensor, Error> {
+    let tensor =
+        initial.get(name).ok_or_else(|| Error::Missing { graph: session.graph.clone(), name: name.to_owned() })?;
     let port = session.input(name)?;
     let fits = port.shape.len() == tensor.shape().len()
-        && port
-            .shape
-            .iter()
-            .zip(tensor.shape())
-            .all(|(want, &have)| want.is_none_or(|want| want == have));
+        && port.shape.iter().zip(tensor.shape()).all(|(want, &have)| want.is_none_or(|want| want == have));
     match port.dtype {
         Some(dtype) if fits && dtype == tensor.dtype() => Ok(tensor),
         _ => Err(Error::Tensor {
@@ -277,11 +223,7 @@ fn device_allocator(session: &Session) -> ort::Result<Option<Allocator>> {
     }
 }
 
-fn place_value(
-    session: &Session,
-    device: &Option<Allocator>,
-    tensor: &Tensor,
-) -> ort::Result<DynTensor> {
+fn place_value(session: &Session, device: &Option<Allocator>, tensor: &Tensor) -> ort::Result<DynTensor> {
     let host = value::from_tensor(&session.host, tensor)?;
     match device {
         None => Ok(host),
@@ -299,8 +241,7 @@ fn scalar_buffer(session: &Session, name: &str) -> Result<DynTensor, Error> {
     let shape: Option<Vec<usize>> = port.shape.iter().copied().collect();
     match (port.dtype, shape) {
         (Some(dtype), Some(shape)) if crate::tensor::elements(&shape) == 1 => {
-            value::zeros(&session.host, dtype, &shape)
-                .map_err(|error| run_error(&session.graph, &error))
+            value::zeros(&session.host, dtype, &shape).map_err(|error| run_error(&session.graph, &error))
         }
         _ => Err(Error::Port {
             graph: session.graph.clone(),

@@ -64,10 +64,7 @@ pub(super) fn to_tensor(value: &DynTensor) -> ort::Result<Option<Tensor>> {
     let Some(dtype) = dtype(*ty) else {
         return Ok(None);
     };
-    let shape: Vec<usize> = shape
-        .iter()
-        .map(|&d| usize::try_from(d).unwrap_or(0))
-        .collect();
+    let shape: Vec<usize> = shape.iter().map(|&d| usize::try_from(d).unwrap_or(0)).collect();
     let length = elements(&shape) * dtype.size();
     let data = if value.memory_info().is_cpu_accessible() {
         bytes(value, length).to_vec()

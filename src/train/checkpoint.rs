@@ -63,24 +63,12 @@ struct StateFile {
 /// [`Error::Io`].
 pub fn save(path: &Path, progress: &Progress, tensors: &Tensors) -> Result<(), Error> {
     let parameters = tensor::encode_safetensors(tensors)?;
-    let state = StateFile {
-        version: VERSION,
-        progress: progress.clone(),
-        sha256: sha256(&parameters),
-    };
-    let mut state = serde_json::to_string_pretty(&state).map_err(|error| Error::Checkpoint {
-        path: path.to_owned(),
-        why: error.to_string(),
-    })?;
+    let state = StateFile { version: VERSION, progress: progress.clone(), sha256: sha256(&parameters) };
+    let mut state = serde_json::to_string_pretty(&state)
+        .map_err(|error| Error::Checkpoint { path: path.to_owned(), why: error.to_string() })?;
     state.push('\n');
-    write_directory(
-        path,
-        &[(PARAMETERS, &parameters), (STATE, state.as_bytes())],
-    )
-    .map_err(|source| Error::Io {
-        path: path.to_owned(),
-        source,
-    })
+    write_directory(path, &[(PARAMETERS, &parameters), (STATE, state.as_bytes())])
+        .map_err(|source| Error::Io { path: path.to_owned(), source })
 }
 
 /// Reads a checkpoint and compares its digest.
@@ -88,32 +76,21 @@ pub fn save(path: &Path, progress: &Progress, tensors: &Tensors) -> Result<(), E
 /// # Errors
 /// [`Error::Checkpoint`] if a file is damaged, [`Error::Io`] if one cannot be read.
 pub fn load(path: &Path) -> Result<(Progress, Tensors), Error> {
-    let damaged = |why: String| Error::Checkpoint {
-        path: path.to_owned(),
-        why,
-    };
+    let damaged = |why: String| Error::Checkpoint { path: path.to_owned(), why };
     let read = |name: &str| {
         let file = path.join(name);
         fs::read(&file).map_err(|source| Error::Io { path: file, source })
     };
-    let state: StateFile = serde_json::from_slice(&read(STATE)?)
-        .map_err(|error| damaged(format!("{STATE}: {error}")))?;
+    let state: StateFile =
+        serde_json::from_slice(&read(STATE)?).map_err(|error| damaged(format!("{STATE}: {error}")))?;
     if state.version != VERSION {
-        return Err(damaged(format!(
-            "{STATE}: version {}; expected {VERSION}",
-            state.version
-        )));
+        return Err(damaged(format!("{STATE}: version {}; expected {VERSION}", state.version)));
     }
     let parameters = read(PARAMETERS)?;
     if sha256(&parameters) != state.sha256 {
-        return Err(damaged(format!(
-            "{PARAMETERS} is not what {STATE} says it is"
-        )));
+        return Err(damaged(format!("{PARAMETERS} is not what {STATE} says it is")));
     }
-    Ok((
-        state.progress,
-        tensor::decode_safetensors(&path.join(PARAMETERS), &parameters)?,
-    ))
+    Ok((state.progress, tensor::decode_safetensors(&path.join(PARAMETERS), &parameters)?))
 }
 
 /// `step-N` directories, the earliest first.
@@ -124,12 +101,7 @@ pub fn list(directory: &Path) -> Vec<(u64, PathBuf)> {
     let mut found: Vec<(u64, PathBuf)> = entries
         .filter_map(|entry| {
             let entry = entry.ok()?;
-            let step = entry
-                .file_name()
-                .to_str()?
-                .strip_prefix("step-")?
-                .parse()
-                .ok()?;
+            let step = entry.file_name().to_str()?.strip_prefix("step-")?.parse().ok()?;
             Some((step, entry.path()))
         })
         .collect();
@@ -145,10 +117,7 @@ pub fn prune(directory: &Path, keep: usize) -> Result<(), Error> {
     let found = list(directory);
     let surplus = found.len().saturating_sub(keep);
     for (_, path) in &found[..surplus] {
-        fs::remove_dir_all(path).map_err(|source| Error::Io {
-            path: path.clone(),
-            source,
-        })?;
+        fs::remove_dir_all(path).map_err(|source| Error::Io { path: path.clone(), source })?;
     }
     Ok(())
 }
@@ -158,11 +127,7 @@ pub(super) fn write_directory(path: &Path, files: &[(&str, &[u8])]) -> io::Resul
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
-    let parent = if parent.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        parent
-    };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     fs::create_dir_all(parent)?;
     let hidden = |suffix: &str| parent.join(format!(".{}.{suffix}", name.to_string_lossy()));
     let (new, old) = (hidden("new"), hidden("old"));
@@ -192,9 +157,5 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 
 /// Only Unix opens a directory as a file; elsewhere the rename itself has to do.
 fn sync_directory(path: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        File::open(path)?.sync_all()
-    } else {
-        Ok(())
-    }
+    if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
 }

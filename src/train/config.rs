@@ -145,12 +145,8 @@ fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S:
     serializer.collect_str(value)
 }
 
-fn from_text<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
-    deserializer: D,
-) -> Result<T, D::Error> {
-    String::deserialize(deserializer)?
-        .parse()
-        .map_err(de::Error::custom)
+fn from_text<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(deserializer: D) -> Result<T, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
 }
 
 impl Config {
@@ -159,21 +155,13 @@ impl Config {
     /// # Errors
     /// [`Error::Io`]; [`Error::Config`] for an unknown option or a value of the wrong type, with line and column.
     pub fn read(path: &Path) -> Result<Config, Error> {
-        let text = fs::read_to_string(path).map_err(|source| Error::Io {
-            path: path.to_owned(),
-            source,
-        })?;
-        toml::from_str(&text).map_err(|error| Error::Config {
-            path: path.to_owned(),
-            why: error.to_string().trim().to_owned(),
-        })
+        let text = fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        toml::from_str(&text)
+            .map_err(|error| Error::Config { path: path.to_owned(), why: error.to_string().trim().to_owned() })
     }
 
     pub fn to_toml(&self) -> Result<String, Error> {
-        toml::to_string(self).map_err(|error| Error::Config {
-            path: super::run::CONFIG.into(),
-            why: error.to_string(),
-        })
+        toml::to_string(self).map_err(|error| Error::Config { path: super::run::CONFIG.into(), why: error.to_string() })
     }
 
     /// # Errors
@@ -184,12 +172,7 @@ impl Config {
             ("epochs", self.epochs != Some(0), "0".to_owned(), positive),
             ("steps", self.steps != Some(0), "0".to_owned(), positive),
             ("batch-size", self.batch_size > 0, "0".to_owned(), positive),
-            (
-                "lr",
-                self.lr.is_finite() && self.lr >= 0.0,
-                self.lr.to_string(),
-                "a finite number of 0 or more",
-            ),
+            ("lr", self.lr.is_finite() && self.lr >= 0.0, self.lr.to_string(), "a finite number of 0 or more"),
             (
                 "lambda",
                 self.lambda.is_none_or(|l| l.is_finite() && l >= 0.0),
@@ -197,22 +180,13 @@ impl Config {
                 "a finite number of 0 or more",
             ),
             ("log-every", self.log_every > 0, "0".to_owned(), positive),
-            (
-                "checkpoint-every",
-                self.checkpoint_every != Some(0),
-                "0".to_owned(),
-                positive,
-            ),
+            ("checkpoint-every", self.checkpoint_every != Some(0), "0".to_owned(), positive),
             ("keep", self.keep > 0, "0".to_owned(), positive),
             ("threads", self.threads != Some(0), "0".to_owned(), positive),
         ];
         for (name, good, found, expected) in checks {
             if !good {
-                return Err(Error::Option {
-                    name,
-                    found,
-                    expected,
-                });
+                return Err(Error::Option { name, found, expected });
             }
         }
         if let (Some(epochs), Some(steps)) = (self.epochs, self.steps) {

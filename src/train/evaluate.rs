@@ -48,13 +48,7 @@ impl Evaluator {
         }
         let lambda = lambdas(manifest, &session, lambda);
         let bound = Bound::new(session, &outputs)?;
-        Ok(Evaluator {
-            bound,
-            spec,
-            kappa: graph.kappa.clone(),
-            probes,
-            lambda,
-        })
+        Ok(Evaluator { bound, spec, kappa: graph.kappa.clone(), probes, lambda })
     }
 
     /// What data must provide.
@@ -86,23 +80,13 @@ impl Evaluator {
     ///
     /// # Errors
     /// [`Error::Runtime`]; [`Error::FixedBatch`] if the graph fixes another size.
-    pub fn evaluate(
-        &mut self,
-        data: &Dataset,
-        indices: &[usize],
-        batch: usize,
-    ) -> Result<Figures, Error> {
+    pub fn evaluate(&mut self, data: &Dataset, indices: &[usize], batch: usize) -> Result<Figures, Error> {
         if let Some(expected) = self.spec.batch.filter(|&expected| expected != batch) {
-            return Err(Error::FixedBatch {
-                found: batch,
-                expected,
-            });
+            return Err(Error::FixedBatch { found: batch, expected });
         }
         for (name, value) in &self.lambda {
             let value = (*value as f32).to_le_bytes();
-            self.bound.feed(name, Dtype::Float32, &[], |bytes| {
-                bytes.copy_from_slice(&value)
-            })?;
+            self.bound.feed(name, Dtype::Float32, &[], |bytes| bytes.copy_from_slice(&value))?;
         }
         let mut sums = vec![0.0; 2 + self.kappa.len()];
         let (mut samples, mut hits, mut counted) = (0, 0, 0);
@@ -126,12 +110,7 @@ impl Evaluator {
             samples,
             loss: mean(sums[0]),
             objective: mean(sums[1]),
-            kappa: self
-                .kappa
-                .iter()
-                .cloned()
-                .zip(sums[2..].iter().map(|&sum| mean(sum)))
-                .collect(),
+            kappa: self.kappa.iter().cloned().zip(sums[2..].iter().map(|&sum| mean(sum))).collect(),
             accuracy: (counted > 0).then(|| hits as f64 / counted as f64),
         })
     }
@@ -140,31 +119,21 @@ impl Evaluator {
         for column in data.columns() {
             let shape = column.batch_shape(part.len());
             let dtype = column.tensor.dtype();
-            self.bound.feed(&column.name, dtype, &shape, |bytes| {
-                column.gather(part, bytes)
-            })?;
+            self.bound.feed(&column.name, dtype, &shape, |bytes| column.gather(part, bytes))?;
         }
-        self.probes
-            .feed_bound(&mut self.bound, position, part.len())?;
+        self.probes.feed_bound(&mut self.bound, position, part.len())?;
         Ok(self.bound.run()?)
     }
 
     /// Labels that the largest prediction along axis 1 hits, and labels that count.
     fn hits(&self, data: &Dataset, part: &[usize], predictions: &Tensor) -> (usize, usize) {
-        let Some(labels) = data
-            .columns()
-            .iter()
-            .find(|column| column.role == Role::Labels)
-        else {
+        let Some(labels) = data.columns().iter().find(|column| column.role == Role::Labels) else {
             return (0, 0);
         };
         let mut bytes = vec![0; labels.tensor.data().len() / data.samples() * part.len()];
         labels.gather(part, &mut bytes);
         let dtype = labels.tensor.dtype();
-        let labels: Vec<i64> = bytes
-            .chunks_exact(dtype.size())
-            .map(|label| element_i64(dtype, label))
-            .collect();
+        let labels: Vec<i64> = bytes.chunks_exact(dtype.size()).map(|label| element_i64(dtype, label)).collect();
         count_hits(predictions, &labels, self.spec.ignore_index)
     }
 }
@@ -180,21 +149,11 @@ fn count_hits(predictions: &Tensor, labels: &[i64], ignore_index: Option<i64>) -
     }
     let values: Vec<f64> = predictions.iter_f64().collect();
     let (mut hits, mut counted) = (0, 0);
-    for (at, &label) in labels
-        .iter()
-        .enumerate()
-        .filter(|(_, label)| Some(**label) != ignore_index)
-    {
+    for (at, &label) in labels.iter().enumerate().filter(|(_, label)| Some(**label) != ignore_index) {
         let first = at / positions * classes * positions + at % positions;
         let score = |class: usize| values[first + class * positions];
         // The first of equal scores, as everywhere.
-        let largest = (0..classes).reduce(|best, class| {
-            if score(class) > score(best) {
-                class
-            } else {
-                best
-            }
-        });
+        let largest = (0..classes).reduce(|best, class| if score(class) > score(best) { class } else { best });
         counted += 1;
         hits += usize::from(largest.is_some_and(|class| usize::try_from(label) == Ok(class)));
     }
@@ -202,11 +161,7 @@ fn count_hits(predictions: &Tensor, labels: &[i64], ignore_index: Option<i64>) -
 }
 
 /// The λ inputs that a graph has, each with `lambda` or the manifest's own value.
-pub(super) fn lambdas(
-    manifest: &Manifest,
-    session: &Session,
-    lambda: Option<f64>,
-) -> Vec<(String, f64)> {
+pub(super) fn lambdas(manifest: &Manifest, session: &Session, lambda: Option<f64>) -> Vec<(String, f64)> {
     let mut inputs: Vec<(String, f64)> = Vec::new();
     for layer in &manifest.layers {
         if let Some(name) = &layer.lambda_input

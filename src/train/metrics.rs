@@ -41,11 +41,7 @@ impl Figures {
     /// Every figure by the name that `--metric` takes.
     pub fn named(&self) -> Vec<(&str, f64)> {
         let mut named = vec![("loss", self.loss)];
-        named.extend(
-            self.kappa
-                .iter()
-                .map(|(name, value)| (name.as_str(), *value)),
-        );
+        named.extend(self.kappa.iter().map(|(name, value)| (name.as_str(), *value)));
         named.push(("objective", self.objective));
         named.extend(self.accuracy.map(|accuracy| ("accuracy", accuracy)));
         named
@@ -54,11 +50,7 @@ impl Figures {
     pub fn to_json(&self) -> Value {
         let mut map = Map::new();
         map.insert("samples".to_owned(), json!(self.samples));
-        map.extend(
-            self.named()
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), json!(shortest(value)))),
-        );
+        map.extend(self.named().into_iter().map(|(name, value)| (name.to_owned(), json!(shortest(value)))));
         Value::Object(map)
     }
 }
@@ -69,17 +61,10 @@ impl StepRecord {
         map.insert("step".to_owned(), json!(self.step));
         map.insert("epoch".to_owned(), json!(self.epoch));
         map.insert("loss".to_owned(), json!(shortest(self.loss)));
-        map.extend(
-            self.kappa
-                .iter()
-                .map(|(name, value)| (name.clone(), json!(shortest(*value)))),
-        );
+        map.extend(self.kappa.iter().map(|(name, value)| (name.clone(), json!(shortest(*value)))));
         map.insert("objective".to_owned(), json!(shortest(self.objective)));
         map.insert("lr".to_owned(), json!(self.lr));
-        map.insert(
-            "examples_per_second".to_owned(),
-            json!(self.examples_per_second.round()),
-        );
+        map.insert("examples_per_second".to_owned(), json!(self.examples_per_second.round()));
         Value::Object(map)
     }
 }
@@ -87,11 +72,7 @@ impl StepRecord {
 /// A figure that came as float32, as the shortest decimal number that is the same float32; others as they are.
 fn shortest(value: f64) -> f64 {
     let single = value as f32;
-    if f64::from(single) == value {
-        single.to_string().parse().unwrap_or(value)
-    } else {
-        value
-    }
+    if f64::from(single) == value { single.to_string().parse().unwrap_or(value) } else { value }
 }
 
 /// The line of an evaluation after `step` steps.
@@ -112,30 +93,16 @@ impl MetricsFile {
     /// # Errors
     /// [`Error::Io`].
     pub fn open(path: &Path, step: u64) -> Result<MetricsFile, Error> {
-        let io = |source| Error::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let io = |source| Error::Io { path: path.to_owned(), source };
         if path.exists() {
             let text = std::fs::read_to_string(path).map_err(io)?;
-            let kept: String = text
-                .lines()
-                .filter(|line| belongs(line, step))
-                .flat_map(|line| [line, "\n"])
-                .collect();
+            let kept: String = text.lines().filter(|line| belongs(line, step)).flat_map(|line| [line, "\n"]).collect();
             if kept != text {
                 std::fs::write(path, kept).map_err(io)?;
             }
         }
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .map_err(io)?;
-        Ok(MetricsFile {
-            path: path.to_owned(),
-            file,
-        })
+        let file = OpenOptions::new().create(true).append(true).open(path).map_err(io)?;
+        Ok(MetricsFile { path: path.to_owned(), file })
     }
 
     /// # Errors
@@ -143,16 +110,10 @@ impl MetricsFile {
     pub fn write(&mut self, line: &Value) -> Result<(), Error> {
         self.file
             .write_all(format!("{line}\n").as_bytes())
-            .map_err(|source| Error::Io {
-                path: self.path.clone(),
-                source,
-            })
+            .map_err(|source| Error::Io { path: self.path.clone(), source })
     }
 }
 
 fn belongs(line: &str, step: u64) -> bool {
-    serde_json::from_str::<Value>(line)
-        .ok()
-        .and_then(|value| value["step"].as_u64())
-        .is_some_and(|s| s <= step)
+    serde_json::from_str::<Value>(line).ok().and_then(|value| value["step"].as_u64()).is_some_and(|s| s <= step)
 }

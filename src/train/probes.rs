@@ -20,63 +20,33 @@ pub struct Probes {
 
 impl Probes {
     /// Probes of a training step.
-    pub fn for_training(
-        manifest: &Manifest,
-        session: &Session,
-        seed: u64,
-    ) -> Result<Probes, runtime::Error> {
+    pub fn for_training(manifest: &Manifest, session: &Session, seed: u64) -> Result<Probes, runtime::Error> {
         Probes::new(manifest, session, seed, Purpose::TrainProbes)
     }
 
     /// Probes of an evaluation: the same for the same batch, at whatever step the evaluation takes place.
-    pub fn for_evaluation(
-        manifest: &Manifest,
-        session: &Session,
-        seed: u64,
-    ) -> Result<Probes, runtime::Error> {
+    pub fn for_evaluation(manifest: &Manifest, session: &Session, seed: u64) -> Result<Probes, runtime::Error> {
         Probes::new(manifest, session, seed, Purpose::EvaluateProbes)
     }
 
-    fn new(
-        manifest: &Manifest,
-        session: &Session,
-        seed: u64,
-        purpose: Purpose,
-    ) -> Result<Probes, runtime::Error> {
+    fn new(manifest: &Manifest, session: &Session, seed: u64, purpose: Purpose) -> Result<Probes, runtime::Error> {
         let mut probes = Vec::new();
-        for probe in manifest
-            .probes()
-            .filter(|probe| session.has_input(&probe.name))
-        {
+        for probe in manifest.probes().filter(|probe| session.has_input(&probe.name)) {
             let dtype = session.input(&probe.name)?.dtype.unwrap_or(Dtype::Float32);
             probes.push((probe.clone(), dtype));
         }
-        Ok(Probes {
-            seed,
-            purpose,
-            probes,
-        })
+        Ok(Probes { seed, purpose, probes })
     }
 
     /// Draws the probes of `position` (a step or a batch) for a batch of `batch` samples and feeds them to a step.
-    pub fn feed_step(
-        &self,
-        step: &mut Step,
-        position: u64,
-        batch: usize,
-    ) -> Result<(), runtime::Error> {
+    pub fn feed_step(&self, step: &mut Step, position: u64, batch: usize) -> Result<(), runtime::Error> {
         self.each(position, batch, |name, dtype, shape, generator| {
             step.feed(name, dtype, shape, |bytes| signs(generator, dtype, bytes))
         })
     }
 
     /// As [`Probes::feed_step`], for an evaluation.
-    pub fn feed_bound(
-        &self,
-        bound: &mut Bound,
-        position: u64,
-        batch: usize,
-    ) -> Result<(), runtime::Error> {
+    pub fn feed_bound(&self, bound: &mut Bound, position: u64, batch: usize) -> Result<(), runtime::Error> {
         self.each(position, batch, |name, dtype, shape, generator| {
             bound.feed(name, dtype, shape, |bytes| signs(generator, dtype, bytes))
         })
@@ -98,12 +68,7 @@ impl Probes {
                     Dim::Symbol(_) => batch,
                 })
                 .collect();
-            feed(
-                &probe.name,
-                *dtype,
-                &shape,
-                &mut generator(self.seed, self.purpose, position, index as u64),
-            )?;
+            feed(&probe.name, *dtype, &shape, &mut generator(self.seed, self.purpose, position, index as u64))?;
         }
         Ok(())
     }
@@ -126,19 +91,10 @@ fn signs(generator: &mut ChaCha8Rng, dtype: Dtype, bytes: &mut [u8]) {
 /// The bytes of +1 and −1.
 fn one(dtype: Dtype) -> (Vec<u8>, Vec<u8>) {
     match dtype {
-        Dtype::Float16 => (
-            f16::ONE.to_le_bytes().to_vec(),
-            f16::NEG_ONE.to_le_bytes().to_vec(),
-        ),
-        Dtype::Bfloat16 => (
-            bf16::ONE.to_le_bytes().to_vec(),
-            bf16::NEG_ONE.to_le_bytes().to_vec(),
-        ),
+        Dtype::Float16 => (f16::ONE.to_le_bytes().to_vec(), f16::NEG_ONE.to_le_bytes().to_vec()),
+        Dtype::Bfloat16 => (bf16::ONE.to_le_bytes().to_vec(), bf16::NEG_ONE.to_le_bytes().to_vec()),
         Dtype::Float32 => (1f32.to_le_bytes().to_vec(), (-1f32).to_le_bytes().to_vec()),
         Dtype::Float64 => (1f64.to_le_bytes().to_vec(), (-1f64).to_le_bytes().to_vec()),
-        _ => (
-            1i64.to_le_bytes()[..dtype.size()].to_vec(),
-            (-1i64).to_le_bytes()[..dtype.size()].to_vec(),
-        ),
+        _ => (1i64.to_le_bytes()[..dtype.size()].to_vec(), (-1i64).to_le_bytes()[..dtype.size()].to_vec()),
     }
 }

@@ -41,9 +41,7 @@ impl Run {
             move |source: io::Error| Error::Io { path, source }
         };
         if directory.exists() {
-            return Err(Error::RunExists {
-                path: directory.to_owned(),
-            });
+            return Err(Error::RunExists { path: directory.to_owned() });
         }
         let mut files = vec![(CONFIG.to_owned(), config.to_toml()?.into_bytes())];
         let graphs = manifest.graph_paths().map(|(_, path)| path);
@@ -53,14 +51,9 @@ impl Run {
                 files.push((name.to_owned(), fs::read(&path).map_err(io_error(&path))?));
             }
         }
-        let files: Vec<(&str, &[u8])> = files
-            .iter()
-            .map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
-            .collect();
+        let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
         checkpoint::write_directory(directory, &files).map_err(io_error(directory))?;
-        Ok(Run {
-            directory: directory.to_owned(),
-        })
+        Ok(Run { directory: directory.to_owned() })
     }
 
     /// Opens the directory of a run that was begun before.
@@ -69,14 +62,9 @@ impl Run {
     /// [`Error::NotARun`] if it has no configuration.
     pub fn open(directory: &Path) -> Result<Run, Error> {
         if !directory.join(CONFIG).is_file() {
-            return Err(Error::NotARun {
-                path: directory.to_owned(),
-                expected: CONFIG,
-            });
+            return Err(Error::NotARun { path: directory.to_owned(), expected: CONFIG });
         }
-        Ok(Run {
-            directory: directory.to_owned(),
-        })
+        Ok(Run { directory: directory.to_owned() })
     }
 
     /// # Errors
@@ -111,9 +99,7 @@ impl Run {
 
     /// The checkpoint of the latest step.
     pub fn latest(&self) -> Option<PathBuf> {
-        checkpoint::list(&self.checkpoints())
-            .pop()
-            .map(|(_, path)| path)
+        checkpoint::list(&self.checkpoints()).pop().map(|(_, path)| path)
     }
 }
 
@@ -154,9 +140,7 @@ pub fn weights(path: &Path) -> Result<Weights, Error> {
         let (origin, checkpoint) = if run.best().is_dir() {
             (Origin::Best, run.best())
         } else {
-            let latest = run.latest().ok_or_else(|| Error::NoCheckpoint {
-                path: path.to_owned(),
-            })?;
+            let latest = run.latest().ok_or_else(|| Error::NoCheckpoint { path: path.to_owned() })?;
             (Origin::Checkpoint, latest)
         };
         of_checkpoint(origin, path, &checkpoint)?
@@ -165,35 +149,15 @@ pub fn weights(path: &Path) -> Result<Weights, Error> {
         manifest.verify_files(path, &[PARAMETERS])?;
         let parameters = path.join(PARAMETERS);
         let tensors = tensor::read_safetensors(&parameters)?;
-        Weights {
-            origin: Origin::Artifact,
-            manifest,
-            graphs: path.to_owned(),
-            parameters,
-            tensors,
-            step: 0,
-        }
+        Weights { origin: Origin::Artifact, manifest, graphs: path.to_owned(), parameters, tensors, step: 0 }
     } else if has(checkpoint::STATE) {
         // `RUN/best` or `RUN/checkpoints/step-N`.
-        let absolute = std::path::absolute(path).map_err(|source| Error::Io {
-            path: path.to_owned(),
-            source,
-        })?;
-        let run = absolute
-            .ancestors()
-            .skip(1)
-            .take(2)
-            .find(|directory| directory.join(manifest::FILE).is_file());
-        let run = run.ok_or_else(|| Error::NotARun {
-            path: path.to_owned(),
-            expected: manifest::FILE,
-        })?;
+        let absolute = std::path::absolute(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        let run = absolute.ancestors().skip(1).take(2).find(|directory| directory.join(manifest::FILE).is_file());
+        let run = run.ok_or_else(|| Error::NotARun { path: path.to_owned(), expected: manifest::FILE })?;
         of_checkpoint(Origin::Checkpoint, run, path)?
     } else {
-        return Err(Error::NotARun {
-            path: path.to_owned(),
-            expected: manifest::FILE,
-        });
+        return Err(Error::NotARun { path: path.to_owned(), expected: manifest::FILE });
     };
     check_complete(&weights)?;
     Ok(weights)
@@ -212,16 +176,8 @@ fn of_checkpoint(origin: Origin, run: &Path, checkpoint: &Path) -> Result<Weight
 }
 
 fn check_complete(weights: &Weights) -> Result<(), Error> {
-    match weights
-        .manifest
-        .parameters
-        .iter()
-        .find(|p| !weights.tensors.contains_key(&p.name))
-    {
-        Some(missing) => Err(Error::MissingParameter {
-            path: weights.parameters.clone(),
-            name: missing.name.clone(),
-        }),
+    match weights.manifest.parameters.iter().find(|p| !weights.tensors.contains_key(&p.name)) {
+        Some(missing) => Err(Error::MissingParameter { path: weights.parameters.clone(), name: missing.name.clone() }),
         None => Ok(()),
     }
 }

@@ -54,24 +54,12 @@ fn fraction(part: u64, whole: u64) -> f64 {
 
 fn one_cycle(step: u64, total: u64, warmup: u64) -> f64 {
     let last = total.saturating_sub(1) as f64;
-    let top = if warmup > 0 {
-        warmup as f64
-    } else {
-        (RISE * total as f64 - 1.0).max(0.0)
-    };
+    let top = if warmup > 0 { warmup as f64 } else { (RISE * total as f64 - 1.0).max(0.0) };
     let step = step as f64;
     if step <= top {
-        cosine(
-            ONE_CYCLE_START,
-            1.0,
-            if top > 0.0 { step / top } else { 1.0 },
-        )
+        cosine(ONE_CYCLE_START, 1.0, if top > 0.0 { step / top } else { 1.0 })
     } else {
-        cosine(
-            1.0,
-            ONE_CYCLE_END,
-            ((step - top) / (last - top).max(1.0)).min(1.0),
-        )
+        cosine(1.0, ONE_CYCLE_END, ((step - top) / (last - top).max(1.0)).min(1.0))
     }
 }
 
@@ -82,9 +70,5 @@ fn cosine(a: f64, b: f64, t: f64) -> f64 {
 
 /// λ as a part of its value: it rises in a straight line over `warmup` steps.
 pub fn lambda_factor(step: u64, warmup: u64) -> f64 {
-    if warmup == 0 {
-        1.0
-    } else {
-        fraction(step + 1, warmup)
-    }
+    if warmup == 0 { 1.0 } else { fraction(step + 1, warmup) }
 }

@@ -33,15 +33,9 @@ pub fn python() -> PathBuf {
 }
 
 fn make_python() -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .parent()
-        .expect("a target directory");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("a target directory");
     let environment = target.join("test-python");
-    let interpreter = environment.join(if cfg!(windows) {
-        "Scripts/python.exe"
-    } else {
-        "bin/python"
-    });
+    let interpreter = environment.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
     let wanted = PACKAGES.join("\n");
     let stamp = environment.join("packages.txt");
     let is_ready = || fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted);
@@ -50,21 +44,9 @@ fn make_python() -> PathBuf {
     let lock = File::create(target.join("test-python.lock")).expect("a lock file");
     lock.lock().expect("the lock");
     if !is_ready() {
-        eprintln!(
-            "making a Python environment with {} in {} (once)",
-            PACKAGES.join(", "),
-            environment.display()
-        );
-        run(Command::new("python3")
-            .args(["-m", "venv", "--clear"])
-            .arg(&environment));
-        let pip = [
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-        ];
+        eprintln!("making a Python environment with {} in {} (once)", PACKAGES.join(", "), environment.display());
+        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment));
+        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
         run(Command::new(&interpreter).args(pip).args(PACKAGES));
         fs::write(&stamp, &wanted).expect("the list of packages");
     }
@@ -73,39 +55,26 @@ fn make_python() -> PathBuf {
 
 /// Runs a command that must succeed.
 pub fn run(command: &mut Command) -> Output {
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(
-        output.status.success(),
-        "{command:?}\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&output.stderr));
     output
 }
 
 /// Runs a script of `tests/common` with the tests' Python.
 pub fn script(name: &str, arguments: &[&Path]) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/common")
-        .join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common").join(name);
     run(Command::new(python()).arg(path).args(arguments));
 }
 
 /// `fixtures/NAME`.
 pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("fixtures")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
 
 /// A command that runs the program itself, without a terminal's colours.
 pub fn fam_onnx(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fam-onnx"));
-    command
-        .args(arguments)
-        .env("NO_COLOR", "1")
-        .env_remove("CLICOLOR_FORCE");
+    command.args(arguments).env("NO_COLOR", "1").env_remove("CLICOLOR_FORCE");
     command
 }
 
@@ -123,20 +92,15 @@ pub fn toy_data(samples: usize) -> (Vec<f32>, Vec<i64>) {
     // A linear congruential generator is random enough, and the same everywhere.
     let mut state = 1u64;
     let mut uniform = || {
-        state = state
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
     };
     let x: Vec<f32> = (0..4 * samples).map(|_| 3.0 * uniform()).collect();
-    let labels =
-        x.chunks(4).map(
-            |x| match (x[0] + x[1] + uniform() > 0.0, x[2] - x[3] + uniform() > 0.0) {
-                (true, true) => 0,
-                (true, false) => 1,
-                (false, _) => 2,
-            },
-        );
+    let labels = x.chunks(4).map(|x| match (x[0] + x[1] + uniform() > 0.0, x[2] - x[3] + uniform() > 0.0) {
+        (true, true) => 0,
+        (true, false) => 1,
+        (false, _) => 2,
+    });
     let labels = labels.collect();
     (x, labels)
 }
@@ -145,10 +109,7 @@ pub fn toy_data(samples: usize) -> (Vec<f32>, Vec<i64>) {
 pub fn toy_npz(directory: &Path, samples: usize) -> PathBuf {
     let (x, labels) = toy_data(samples);
     let path = directory.join("toy.npz");
-    let arrays = [
-        ("x", npz::f32s(&[samples, 4], &x)),
-        ("labels", npz::i64s(&[samples], &labels)),
-    ];
+    let arrays = [("x", npz::f32s(&[samples, 4], &x)), ("labels", npz::i64s(&[samples], &labels))];
     npz::write(&path, &arrays, true);
     path
 }

@@ -9,10 +9,7 @@ use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 pub fn npy(descr: &str, fortran: bool, shape: &[usize], data: &[u8]) -> Vec<u8> {
     let dims: String = shape.iter().map(|dim| format!("{dim}, ")).collect();
     let order = if fortran { "True" } else { "False" };
-    let mut header = format!(
-        "{{'descr': '{descr}', 'fortran_order': {order}, 'shape': ({}), }}",
-        dims.trim_end()
-    );
+    let mut header = format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': ({}), }}", dims.trim_end());
     let padding = 64 - (10 + header.len() + 1) % 64;
     header.push_str(&" ".repeat(padding % 64));
     header.push('\n');
@@ -24,42 +21,20 @@ pub fn npy(descr: &str, fortran: bool, shape: &[usize], data: &[u8]) -> Vec<u8> 
 }
 
 pub fn f32s(shape: &[usize], values: &[f32]) -> Vec<u8> {
-    npy(
-        "<f4",
-        false,
-        shape,
-        &values
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect::<Vec<u8>>(),
-    )
+    npy("<f4", false, shape, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())
 }
 
 pub fn i64s(shape: &[usize], values: &[i64]) -> Vec<u8> {
-    npy(
-        "<i8",
-        false,
-        shape,
-        &values
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect::<Vec<u8>>(),
-    )
+    npy("<i8", false, shape, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())
 }
 
 /// An archive of named arrays.
 pub fn write(path: &Path, arrays: &[(&str, Vec<u8>)], deflate: bool) {
-    let method = if deflate {
-        CompressionMethod::Deflated
-    } else {
-        CompressionMethod::Stored
-    };
+    let method = if deflate { CompressionMethod::Deflated } else { CompressionMethod::Stored };
     let mut archive = ZipWriter::new(File::create(path).expect("a new file"));
     for (name, bytes) in arrays {
         let options = SimpleFileOptions::default().compression_method(method);
-        archive
-            .start_file(format!("{name}.npy"), options)
-            .expect("a new entry");
+        archive.start_file(format!("{name}.npy"), options).expect("a new entry");
         archive.write_all(bytes).expect("an entry's bytes");
     }
     archive.finish().expect("a whole archive");

@@ -48,10 +48,7 @@ impl Dataset {
     /// [`Error::Faults`] with every fault of every array.
     pub fn new(source: &mut Source, spec: &Spec) -> Result<Dataset, Error> {
         let arrays = std::mem::take(&mut source.arrays);
-        bind(arrays, spec).map_err(|faults| Error::Faults {
-            path: source.path.clone(),
-            faults,
-        })
+        bind(arrays, spec).map_err(|faults| Error::Faults { path: source.path.clone(), faults })
     }
 
     /// Binds the part of `source` that the format sets apart for evaluation, if there is one.
@@ -62,12 +59,7 @@ impl Dataset {
         source
             .held_out
             .take()
-            .map(|arrays| {
-                bind(arrays, spec).map_err(|faults| Error::Faults {
-                    path: source.path.clone(),
-                    faults,
-                })
-            })
+            .map(|arrays| bind(arrays, spec).map_err(|faults| Error::Faults { path: source.path.clone(), faults }))
             .transpose()
     }
 
@@ -88,44 +80,26 @@ fn bind(arrays: Vec<Array>, spec: &Spec) -> Result<Dataset, Vec<Fault>> {
     let mut arrays: Vec<Option<Array>> = arrays.into_iter().map(Some).collect();
     for slot in &spec.slots {
         let fallbacks = fallbacks(slot, spec);
-        let Some(array) = std::iter::once(&slot.name)
-            .chain(&fallbacks)
-            .find_map(|name| take(&mut arrays, name))
-        else {
-            faults.push(Fault::Missing {
-                role: slot.role,
-                name: slot.name.clone(),
-                fallbacks,
-                found: names.clone(),
-            });
+        let Some(array) = std::iter::once(&slot.name).chain(&fallbacks).find_map(|name| take(&mut arrays, name)) else {
+            faults.push(Fault::Missing { role: slot.role, name: slot.name.clone(), fallbacks, found: names.clone() });
             continue;
         };
         let name = array.name.clone();
         if let Some(tensor) = bind_one(array, slot, spec, &mut faults) {
             lengths.push((name, tensor.shape()[0]));
-            columns.push(Column {
-                name: slot.name.clone(),
-                role: slot.role,
-                tensor,
-            });
+            columns.push(Column { name: slot.name.clone(), role: slot.role, tensor });
         }
     }
     check_lengths(&lengths, &mut faults);
     match lengths.first() {
-        Some((_, samples)) if faults.is_empty() => Ok(Dataset {
-            columns,
-            samples: *samples,
-        }),
+        Some((_, samples)) if faults.is_empty() => Ok(Dataset { columns, samples: *samples }),
         _ => Err(faults),
     }
 }
 
 /// An array leaves the list when an input takes it: no array fills two inputs.
 fn take(arrays: &mut [Option<Array>], name: &str) -> Option<Array> {
-    arrays
-        .iter_mut()
-        .find(|array| array.as_ref().is_some_and(|a| a.name == name))?
-        .take()
+    arrays.iter_mut().find(|array| array.as_ref().is_some_and(|a| a.name == name))?.take()
 }
 
 /// Names under which people store the one input and the labels.
@@ -156,19 +130,11 @@ fn check_lengths(lengths: &[(String, usize)], faults: &mut Vec<Fault>) {
 
 /// Checks and converts one array. Every fault goes to the list; a tensor comes back wherever its length can be known.
 fn bind_one(array: Array, slot: &Slot, spec: &Spec, faults: &mut Vec<Fault>) -> Option<Tensor> {
-    let Array {
-        name: array,
-        content,
-        image,
-    } = array;
+    let Array { name: array, content, image } = array;
     let tensor = match content {
         Content::Tensor(tensor) => tensor,
         Content::Unsupported(found) => {
-            faults.push(Fault::Unsupported {
-                array,
-                found,
-                expected: slot.dtype,
-            });
+            faults.push(Fault::Unsupported { array, found, expected: slot.dtype });
             return None;
         }
     };
@@ -182,11 +148,7 @@ fn bind_one(array: Array, slot: &Slot, spec: &Spec, faults: &mut Vec<Fault>) -> 
     }
     let fitted = fit(sample, &slot.shape);
     if fitted.is_none() {
-        faults.push(Fault::Shape {
-            array: array.clone(),
-            found: sample.to_vec(),
-            expected: slot.shape.clone(),
-        });
+        faults.push(Fault::Shape { array: array.clone(), found: sample.to_vec(), expected: slot.shape.clone() });
     }
     let original = tensor.shape().to_vec();
     let tensor = match convert(&array, tensor, slot.dtype, image) {
@@ -202,31 +164,18 @@ fn bind_one(array: Array, slot: &Slot, spec: &Spec, faults: &mut Vec<Fault>) -> 
     {
         faults.push(fault);
     }
-    let shape = fitted.map_or(original, |sample| {
-        std::iter::once(samples).chain(sample).collect()
-    });
+    let shape = fitted.map_or(original, |sample| std::iter::once(samples).chain(sample).collect());
     tensor.reshape(shape).ok()
 }
 
 /// The shape in which a sample enters the graph, if it is the one stored up to axes of length 1, or up to being flattened.
 /// Other rearrangements keep the number of elements and lose their meaning (channels last for channels first).
 fn fit(found: &[usize], wanted: &[Option<usize>]) -> Option<Vec<usize>> {
-    if found.len() == wanted.len()
-        && found
-            .iter()
-            .zip(wanted)
-            .all(|(&f, w)| w.is_none_or(|w| w == f))
-    {
+    if found.len() == wanted.len() && found.iter().zip(wanted).all(|(&f, w)| w.is_none_or(|w| w == f)) {
         return Some(found.to_vec());
     }
     let wanted: Vec<usize> = wanted.iter().copied().collect::<Option<_>>()?;
-    let squeeze = |shape: &[usize]| {
-        shape
-            .iter()
-            .copied()
-            .filter(|&d| d != 1)
-            .collect::<Vec<_>>()
-    };
+    let squeeze = |shape: &[usize]| shape.iter().copied().filter(|&d| d != 1).collect::<Vec<_>>();
     let flat = found.len() == 1 || wanted.len() == 1;
     let same = squeeze(found) == squeeze(&wanted) || (flat && elements(found) == elements(&wanted));
     same.then_some(wanted)
@@ -236,27 +185,16 @@ fn fit(found: &[usize], wanted: &[Option<usize>]) -> Option<Vec<usize>> {
 fn convert(array: &str, tensor: Tensor, to: Dtype, image: bool) -> Result<Tensor, Fault> {
     let from = tensor.dtype();
     if from.is_float()
-        && let Some((at, found)) = tensor
-            .iter_f64()
-            .enumerate()
-            .find(|(_, value)| !value.is_finite())
+        && let Some((at, found)) = tensor.iter_f64().enumerate().find(|(_, value)| !value.is_finite())
     {
-        return Err(Fault::NotFinite {
-            array: array.to_owned(),
-            index: unravel(at, tensor.shape()),
-            found,
-        });
+        return Err(Fault::NotFinite { array: array.to_owned(), index: unravel(at, tensor.shape()), found });
     }
     if from == to {
         return Ok(tensor);
     }
     let convertible = to.is_float() || (to.is_integer() && !from.is_float());
     if !convertible {
-        return Err(Fault::Type {
-            array: array.to_owned(),
-            found: from,
-            expected: to,
-        });
+        return Err(Fault::Type { array: array.to_owned(), found: from, expected: to });
     }
     let scale = if image { 1.0 / 255.0 } else { 1.0 };
     let mut data = Vec::with_capacity(tensor.len() * to.size());
@@ -273,20 +211,11 @@ fn convert(array: &str, tensor: Tensor, to: Dtype, image: bool) -> Result<Tensor
                 integer(from, bytes).to_string()
             };
             let index = unravel(at, tensor.shape());
-            return Err(Fault::Overflow {
-                array: array.to_owned(),
-                index,
-                found,
-                expected: to,
-            });
+            return Err(Fault::Overflow { array: array.to_owned(), index, found, expected: to });
         }
     }
     let shape = tensor.shape().to_vec();
-    Tensor::new(to, shape, data).map_err(|_| Fault::Type {
-        array: array.to_owned(),
-        found: from,
-        expected: to,
-    })
+    Tensor::new(to, shape, data).map_err(|_| Fault::Type { array: array.to_owned(), found: from, expected: to })
 }
 
 fn integer(dtype: Dtype, bytes: &[u8]) -> i128 {
@@ -316,26 +245,15 @@ fn push_integer(data: &mut Vec<u8>, dtype: Dtype, value: i128) -> bool {
 }
 
 /// The first label that is no class.
-fn outside(
-    array: &str,
-    labels: &Tensor,
-    classes: usize,
-    ignore_index: Option<i64>,
-) -> Option<Fault> {
-    let valid = |label: i64| {
-        usize::try_from(label).is_ok_and(|l| l < classes) || Some(label) == ignore_index
-    };
-    labels
-        .iter_i64()
-        .enumerate()
-        .find(|(_, label)| !valid(*label))
-        .map(|(at, found)| Fault::Label {
-            array: array.to_owned(),
-            index: unravel(at, labels.shape()),
-            found,
-            classes,
-            ignore_index,
-        })
+fn outside(array: &str, labels: &Tensor, classes: usize, ignore_index: Option<i64>) -> Option<Fault> {
+    let valid = |label: i64| usize::try_from(label).is_ok_and(|l| l < classes) || Some(label) == ignore_index;
+    labels.iter_i64().enumerate().find(|(_, label)| !valid(*label)).map(|(at, found)| Fault::Label {
+        array: array.to_owned(),
+        index: unravel(at, labels.shape()),
+        found,
+        classes,
+        ignore_index,
+    })
 }
 
 /// The index of the element at a row-major offset.

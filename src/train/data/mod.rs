@@ -39,75 +39,29 @@ pub enum Fault {
         alternatives(fallbacks),
         or_none(found)
     )]
-    Missing {
-        role: Role,
-        name: String,
-        fallbacks: Vec<String>,
-        found: Vec<String>,
-    },
+    Missing { role: Role, name: String, fallbacks: Vec<String>, found: Vec<String> },
     #[error("array `{array}`: elements of NumPy type {found}; expected {expected}")]
-    Unsupported {
-        array: String,
-        found: String,
-        expected: Dtype,
-    },
+    Unsupported { array: String, found: String, expected: Dtype },
     #[error("array `{array}`: {found} values; expected {expected}{}", integers_hint(*found, *expected))]
-    Type {
-        array: String,
-        found: Dtype,
-        expected: Dtype,
-    },
-    #[error(
-        "array `{array}`: samples of shape {found:?}; expected {}",
-        shape(expected)
-    )]
-    Shape {
-        array: String,
-        found: Vec<usize>,
-        expected: Vec<Option<usize>>,
-    },
-    #[error(
-        "array `{array}`: a single number; expected an array whose first axis counts the samples"
-    )]
+    Type { array: String, found: Dtype, expected: Dtype },
+    #[error("array `{array}`: samples of shape {found:?}; expected {}", shape(expected))]
+    Shape { array: String, found: Vec<usize>, expected: Vec<Option<usize>> },
+    #[error("array `{array}`: a single number; expected an array whose first axis counts the samples")]
     Scalar { array: String },
-    #[error(
-        "array `{array}`: {found} samples, but `{other}` has {expected}; expected as many of each"
-    )]
-    Length {
-        array: String,
-        found: usize,
-        other: String,
-        expected: usize,
-    },
+    #[error("array `{array}`: {found} samples, but `{other}` has {expected}; expected as many of each")]
+    Length { array: String, found: usize, other: String, expected: usize },
     #[error("array `{array}`: no samples")]
     Empty { array: String },
     #[error("array `{array}`: {found} at index {index:?}; expected finite numbers")]
-    NotFinite {
-        array: String,
-        index: Vec<usize>,
-        found: f64,
-    },
-    #[error(
-        "array `{array}`: {found} at index {index:?}; expected a value that {expected} can hold"
-    )]
-    Overflow {
-        array: String,
-        index: Vec<usize>,
-        found: String,
-        expected: Dtype,
-    },
+    NotFinite { array: String, index: Vec<usize>, found: f64 },
+    #[error("array `{array}`: {found} at index {index:?}; expected a value that {expected} can hold")]
+    Overflow { array: String, index: Vec<usize>, found: String, expected: Dtype },
     #[error(
         "array `{array}`: label {found} at index {index:?}; expected a class from 0 to {}{}",
         classes.saturating_sub(1),
         ignored(*ignore_index)
     )]
-    Label {
-        array: String,
-        index: Vec<usize>,
-        found: i64,
-        classes: usize,
-        ignore_index: Option<i64>,
-    },
+    Label { array: String, index: Vec<usize>, found: i64, classes: usize, ignore_index: Option<i64> },
 }
 
 /// What an array is for.
@@ -160,15 +114,9 @@ struct Format {
 }
 
 const FORMATS: [Format; 2] = [
+    Format { name: "an .npz file", matches: npz::matches, read: npz::read },
     Format {
-        name: "an .npz file",
-        matches: npz::matches,
-        read: npz::read,
-    },
-    Format {
-        name: "a directory of IDX files (train-images…, train-labels…)",
-        matches: idx::matches,
-        read: idx::read,
+        name: "a directory of IDX files (train-images…, train-labels…)", matches: idx::matches, read: idx::read
     },
 ];
 
@@ -178,16 +126,11 @@ const FORMATS: [Format; 2] = [
 /// [`Error::Io`] if it cannot be read, [`Error::UnknownFormat`] if no format recognises it, and the format's own error.
 pub fn read(path: &Path) -> Result<Source, Error> {
     if let Err(source) = std::fs::metadata(path) {
-        return Err(Error::Io {
-            path: path.to_owned(),
-            source,
-        });
+        return Err(Error::Io { path: path.to_owned(), source });
     }
     match FORMATS.iter().find(|format| (format.matches)(path)) {
         Some(format) => (format.read)(path),
-        None => Err(Error::UnknownFormat {
-            path: path.to_owned(),
-        }),
+        None => Err(Error::UnknownFormat { path: path.to_owned() }),
     }
 }
 
@@ -200,38 +143,22 @@ fn list(faults: &[Fault]) -> String {
 }
 
 fn or_none(names: &[String]) -> String {
-    if names.is_empty() {
-        "no array".to_owned()
-    } else {
-        names.join(", ")
-    }
+    if names.is_empty() { "no array".to_owned() } else { names.join(", ") }
 }
 
 fn alternatives(fallbacks: &[String]) -> String {
-    fallbacks
-        .iter()
-        .map(|name| format!(" or `{name}`"))
-        .collect()
+    fallbacks.iter().map(|name| format!(" or `{name}`")).collect()
 }
 
 fn integers_hint(found: Dtype, expected: Dtype) -> &'static str {
-    if found.is_float() && expected.is_integer() {
-        "; convert it, for instance with .astype(numpy.int64)"
-    } else {
-        ""
-    }
+    if found.is_float() && expected.is_integer() { "; convert it, for instance with .astype(numpy.int64)" } else { "" }
 }
 
 fn shape(dims: &[Option<usize>]) -> String {
-    let dims: Vec<String> = dims
-        .iter()
-        .map(|d| d.map_or("any".to_owned(), |d| d.to_string()))
-        .collect();
+    let dims: Vec<String> = dims.iter().map(|d| d.map_or("any".to_owned(), |d| d.to_string())).collect();
     format!("[{}]", dims.join(", "))
 }
 
 fn ignored(index: Option<i64>) -> String {
-    index.map_or(String::new(), |index| {
-        format!(", or {index} for what is ignored")
-    })
+    index.map_or(String::new(), |index| format!(", or {index} for what is ignored"))
 }

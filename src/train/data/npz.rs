@@ -6,61 +6,36 @@ use super::{Array, Content, Error, Source};
 use crate::tensor::{Dtype, Tensor, elements};
 
 pub(super) fn matches(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|extension| extension.eq_ignore_ascii_case("npz"))
-        && path.is_file()
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npz")) && path.is_file()
 }
 
 pub(super) fn read(path: &Path) -> Result<Source, Error> {
-    let bad = |why: String| Error::Npz {
-        path: path.to_owned(),
-        why,
-    };
-    let file = File::open(path).map_err(|source| Error::Io {
-        path: path.to_owned(),
-        source,
-    })?;
+    let bad = |why: String| Error::Npz { path: path.to_owned(), why };
+    let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     let mut archive = zip::ZipArchive::new(file).map_err(|error| bad(error.to_string()))?;
     let mut arrays = Vec::new();
     for index in 0..archive.len() {
-        let mut entry = archive
-            .by_index(index)
-            .map_err(|error| bad(error.to_string()))?;
-        let entry_name = entry
-            .name()
-            .map_err(|error| bad(error.to_string()))?
-            .into_owned();
+        let mut entry = archive.by_index(index).map_err(|error| bad(error.to_string()))?;
+        let entry_name = entry.name().map_err(|error| bad(error.to_string()))?.into_owned();
         let Some(name) = entry_name.strip_suffix(".npy") else {
             continue;
         };
         let mut bytes = Vec::new();
-        entry
-            .read_to_end(&mut bytes)
-            .map_err(|error| bad(format!("{entry_name}: {error}")))?;
+        entry.read_to_end(&mut bytes).map_err(|error| bad(format!("{entry_name}: {error}")))?;
         let content = parse_npy(&bytes).map_err(|why| bad(format!("{entry_name}: {why}")))?;
-        arrays.push(Array {
-            name: name.to_owned(),
-            content,
-            image: false,
-        });
+        arrays.push(Array { name: name.to_owned(), content, image: false });
     }
-    Ok(Source {
-        path: path.to_owned(),
-        arrays,
-        held_out: None,
-    })
+    Ok(Source { path: path.to_owned(), arrays, held_out: None })
 }
 
 /// The array of a whole `.npy` file of format version 1, 2 or 3.
 fn parse_npy(bytes: &[u8]) -> Result<Content, String> {
     let (header, data) = split_header(bytes)?;
-    let descr = match field(header, "descr")?
-        .split_once('\'')
-        .map(|(before, rest)| (before.trim(), rest.split('\'').next()))
-    {
-        Some(("", Some(descr))) => descr,
-        _ => return Ok(Content::Unsupported("a record".to_owned())),
-    };
+    let descr =
+        match field(header, "descr")?.split_once('\'').map(|(before, rest)| (before.trim(), rest.split('\'').next())) {
+            Some(("", Some(descr))) => descr,
+            _ => return Ok(Content::Unsupported("a record".to_owned())),
+        };
     let fortran = field(header, "fortran_order")?.starts_with("True");
     let shape = parse_shape(field(header, "shape")?)?;
     let Some((dtype, big_endian)) = parse_descr(descr) else {
@@ -68,39 +43,25 @@ fn parse_npy(bytes: &[u8]) -> Result<Content, String> {
     };
     let length = elements(&shape).saturating_mul(dtype.size());
     if data.len() != length {
-        return Err(format!(
-            "{} bytes of data; expected {length} for shape {shape:?} of {dtype}",
-            data.len()
-        ));
+        return Err(format!("{} bytes of data; expected {length} for shape {shape:?} of {dtype}", data.len()));
     }
-    let mut data = if fortran {
-        to_row_major(data, &shape, dtype.size())
-    } else {
-        data.to_vec()
-    };
+    let mut data = if fortran { to_row_major(data, &shape, dtype.size()) } else { data.to_vec() };
     if big_endian {
-        data.chunks_exact_mut(dtype.size())
-            .for_each(<[u8]>::reverse);
+        data.chunks_exact_mut(dtype.size()).for_each(<[u8]>::reverse);
     }
-    Tensor::new(dtype, shape, data)
-        .map(Content::Tensor)
-        .map_err(|error| error.to_string())
+    Tensor::new(dtype, shape, data).map(Content::Tensor).map_err(|error| error.to_string())
 }
 
 /// The header's text, a Python dict, and the data after it.
 fn split_header(bytes: &[u8]) -> Result<(&str, &[u8]), String> {
     let short = || "cut short".to_owned();
-    let rest = bytes
-        .strip_prefix(b"\x93NUMPY")
-        .ok_or("it does not begin as an .npy file does")?;
+    let rest = bytes.strip_prefix(b"\x93NUMPY").ok_or("it does not begin as an .npy file does")?;
     let (version, rest) = rest.split_at_checked(2).ok_or_else(short)?;
     let (length, rest) = match version[0] {
-        1 => rest
-            .split_at_checked(2)
-            .map(|(n, rest)| (usize::from(u16::from_le_bytes([n[0], n[1]])), rest)),
-        2 | 3 => rest
-            .split_at_checked(4)
-            .map(|(n, rest)| (u32::from_le_bytes([n[0], n[1], n[2], n[3]]) as usize, rest)),
+        1 => rest.split_at_checked(2).map(|(n, rest)| (usize::from(u16::from_le_bytes([n[0], n[1]])), rest)),
+        2 | 3 => {
+            rest.split_at_checked(4).map(|(n, rest)| (u32::from_le_bytes([n[0], n[1], n[2], n[3]]) as usize, rest))
+        }
         other => return Err(format!("format version {other}; expected 1, 2 or 3")),
     }
     .ok_or_else(short)?;
@@ -128,11 +89,7 @@ fn parse_shape(text: &str) -> Result<Vec<usize>, String> {
         .split(',')
         .map(str::trim)
         .filter(|number| !number.is_empty())
-        .map(|number| {
-            number
-                .parse()
-                .map_err(|_| format!("`{number}` in its shape is no size"))
-        })
+        .map(|number| number.parse().map_err(|_| format!("`{number}` in its shape is no size")))
         .collect()
 }
 

@@ -56,12 +56,7 @@ impl Spec {
             .iter()
             .find_map(|key| manifest.options.get(*key))
             .and_then(serde_json::Value::as_i64);
-        Ok(Spec {
-            slots,
-            classes,
-            ignore_index,
-            batch,
-        })
+        Ok(Spec { slots, classes, ignore_index, batch })
     }
 
     pub fn labels(&self) -> Option<&Slot> {
@@ -70,32 +65,15 @@ impl Spec {
 }
 
 fn slot(port: &Port, role: Role) -> Result<(Slot, Option<usize>), Error> {
-    let refused = || Error::BatchAxis {
-        input: port.name.clone(),
-        found: port.describe(),
-    };
+    let refused = || Error::BatchAxis { input: port.name.clone(), found: port.describe() };
     let dtype = port.dtype.ok_or_else(refused)?;
     let (batch, shape) = port.shape.split_first().ok_or_else(refused)?;
-    Ok((
-        Slot {
-            name: port.name.clone(),
-            role,
-            dtype,
-            shape: shape.to_vec(),
-        },
-        *batch,
-    ))
+    Ok((Slot { name: port.name.clone(), role, dtype, shape: shape.to_vec() }, *batch))
 }
 
 /// Integer labels of a classification loss count along axis 1 of the first prediction.
-fn classes(
-    manifest: &Manifest,
-    evaluate: &Session,
-    slots: &[Slot],
-) -> Result<Option<usize>, Error> {
-    let integer = slots
-        .iter()
-        .any(|slot| slot.role == Role::Labels && slot.dtype.is_integer());
+fn classes(manifest: &Manifest, evaluate: &Session, slots: &[Slot]) -> Result<Option<usize>, Error> {
+    let integer = slots.iter().any(|slot| slot.role == Role::Labels && slot.dtype.is_integer());
     if !integer || !["softmax-cross-entropy", "nll"].contains(&manifest.loss.as_str()) {
         return Ok(None);
     }
