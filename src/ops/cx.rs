@@ -92,6 +92,8 @@ impl<'g> Cx<'g> {
     pub fn dims(&self, i: usize) -> Option<Vec<Dim>> {
         let fact = self.b.val(self.node.input(i)?).fact();
         fact.ints.map(|ints| ints.to_vec())
+    }
+
     /// Reports inputs that do not fit the operator; the tangent is of no use then.
     pub fn fault(&self, fault: Fault) -> Tan<'g> {
         let inputs = self.node.inputs.iter().map(|id| match id {

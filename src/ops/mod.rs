@@ -66,37 +66,37 @@ ops! {
     arithmetic { ADD SUB MUL DIV NEG }
     cast { CAST CAST_LIKE IDENTITY }
     comparison { EQUAL GREATER GREATER_OR_EQUAL LESS LESS_OR_EQUAL }
-    cumsum { CUM_SUM }
-    exponential { ERF EXP LOG RECIPROCAL SIGMOID SQRT }
-    logic { AND BITWISE_AND BITWISE_NOT BITWISE_OR BITWISE_XOR BIT_SHIFT NOT OR XOR }
-    matmul { GEMM MATMUL }
-    piecewise { ABS CLIP HARD_SIGMOID LEAKY_RELU PRELU RELU SHRINK THRESHOLDED_RELU }
-    power { MOD POW }
-    rounding { CEIL FLOOR IS_INF IS_NAN ROUND SIGN }
-    select { WHERE }
-    trigonometric { ACOS ACOSH ASIN ASINH ATAN ATANH COS COSH SIN SINH TAN TANH }
-    variadic { MAX MEAN MIN SUM }
     compress { COMPRESS NON_ZERO }
     concat { CONCAT SPLIT }
     constant { CONSTANT CONSTANT_OF_SHAPE EYE_LIKE RANGE }
+    conv { CONV }
+    conv_transpose { CONV_TRANSPOSE }
+    cumsum { CUM_SUM }
     dropout { DROPOUT }
     expand { EXPAND TILE }
+    exponential { ERF EXP LOG RECIPROCAL SIGMOID SQRT }
     gather { GATHER GATHER_ELEMENTS GATHER_ND }
+    logic { AND BITWISE_AND BITWISE_NOT BITWISE_OR BITWISE_XOR BIT_SHIFT NOT OR XOR }
+    matmul { GEMM MATMUL }
     one_hot { ONE_HOT }
     pad { PAD }
+    piecewise { ABS CLIP HARD_SIGMOID LEAKY_RELU PRELU RELU SHRINK THRESHOLDED_RELU }
+    power { MOD POW }
     reduce {
         REDUCE_SUM REDUCE_MEAN REDUCE_MAX REDUCE_MIN REDUCE_PROD REDUCE_L1 REDUCE_L2 REDUCE_LOG_SUM REDUCE_LOG_SUM_EXP
         REDUCE_SUM_SQUARE
     }
     reshape { RESHAPE FLATTEN SQUEEZE UNSQUEEZE }
+    rounding { CEIL FLOOR IS_INF IS_NAN ROUND SIGN }
     scatter { SCATTER_ELEMENTS SCATTER_ND }
+    select { WHERE }
     shape { SHAPE SIZE }
     slice { SLICE }
     top_k { TOP_K ARG_MAX ARG_MIN }
     transpose { TRANSPOSE DEPTH_TO_SPACE SPACE_TO_DEPTH }
+    trigonometric { ACOS ACOSH ASIN ASINH ATAN ATANH COS COSH SIN SINH TAN TANH }
     trilu { TRILU }
-    conv { CONV }
-    conv_transpose { CONV_TRANSPOSE }
+    variadic { MAX MEAN MIN SUM }
 }
 
 /// The operator of that name in the standard domain.
