@@ -28,8 +28,8 @@ pub mod proto {
 pub(crate) use fault::list as list_faults;
 pub use fault::{ExternalFault, ModelFault, NotOnnx};
 pub use read::{read, read_bytes};
-//pub use text::{TextOptions, compact, graph_text, text};
-//pub use write::{External, to_bytes, write, write_with};
+pub use text::{TextOptions, compact, graph_text, text};
+pub use write::{External, to_bytes, write, write_with};
 
 /// The opsets that [`read`] accepts.
 pub const OPSETS: std::ops::RangeInclusive<i64> = 7..=25;
