@@ -117,6 +117,15 @@ pub fn plan(
     Ok(plan)
 }
 
+/// What the artifact would be made of, without the rest.
+///
+/// # Errors
+/// As [`plan`].
+pub fn report(model: &Model, options: &Options) -> Result<Report> {
+    let source = manifest::Source { name: String::new(), sha256: String::new() };
+    Ok(plan(model, options, source, serde_json::Map::new())?.report)
+}
+
 fn assemble(model: &Model, options: &Options) -> Result<Plan> {
     let mut notes = Vec::new();
     let opened = trace::open(model, options, &mut notes)?;
@@ -147,7 +156,7 @@ fn assemble(model: &Model, options: &Options) -> Result<Plan> {
     let (forward, plain, with_kappa) = (size(&forward), size(&plain), size(&graphs[0].1));
     let beyond = |a: Size, b: Size| Size { nodes: a.nodes.saturating_sub(b.nodes), flops: (a.flops - b.flops).max(0.0) };
     let report = Report { layers, forward, plain: beyond(plain, forward), fam: beyond(with_kappa, plain), notes };
-    let opset = crate::onnx::opset_of(&graphs[2].1);
+    let opset = crate::onnx::opset(&graphs[2].1);
     let manifest = Manifest { opset: u32::try_from(opset).unwrap_or_default(), ..manifest };
     let tensors = initial_tensors(model, &manifest);
     Ok(Plan { manifest, graphs, tensors, report })

@@ -5,7 +5,7 @@ use super::standard::{Options, Target};
 use crate::ad::{Tape, linearise};
 use crate::error::{Error, Result, nearest_names};
 use crate::flatness::{self, Kappa, Layer, Objective, Parameter, Request};
-use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Tensor, Val, ValueId};
+use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, ValueId};
 use crate::linear::Cotangent;
 use crate::lower;
 
@@ -43,7 +43,7 @@ pub(super) fn open(model: &Model, options: &Options, notes: &mut Vec<String>) ->
         graph.inputs.iter().filter(|&&id| graph.value(id).data.is_none()).map(|&id| name(&graph, id)).collect();
     let outputs: Vec<String> = graph.outputs.iter().map(|&id| name(&graph, id)).collect();
     let statistics = if options.train_batch_norm { batch_norm::train(&mut graph, notes) } else { Vec::new() };
-    let mut graph = lower::composites(graph, &|_| true)?;
+    let mut graph = lower::composites(graph, |_: &Node| true)?;
     let mut parameters = flatness::parameters(&graph);
     for parameter in &mut parameters {
         let frozen = options.freeze.iter().any(|glob| matches_glob(glob, graph.name_of(parameter.value)));
@@ -205,8 +205,9 @@ fn objective<'g>(b: &'g Builder, predicted: ValueId, options: &Options, notes: &
 /// The gradient of a scalar with respect to each parameter, of the parameter's shape.
 fn pull<'g>(b: &'g Builder, of: Val<'g>, wrt: &[Val<'g>]) -> Result<Vec<Val<'g>>> {
     let tape = Tape::new(b);
-    let pulled = linearise(&tape, &[of], wrt)?.vjp(&[Some(Cotangent::new(of.like(1.0)))], None);
-    Ok(wrt
+    let linear = linearise(&tape, &[of], wrt)?;
+    let pulled = linear.vjp(&[Some(Cotangent::new(of.like(1.0)))], None);
+    let gradients = wrt
         .iter()
         .zip(pulled)
         .map(|(v, ct)| {
@@ -216,7 +217,8 @@ fn pull<'g>(b: &'g Builder, of: Val<'g>, wrt: &[Val<'g>]) -> Result<Vec<Val<'g>>
                 None => b.zeros(v.dtype(), &v.shape()),
             }
         })
-        .collect())
+        .collect();
+    Ok(gradients)
 }
 
 /// `∇L + λ ∂κ/∂W` where κ depends on `W` through its outer factors only.

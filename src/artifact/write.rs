@@ -40,7 +40,7 @@ pub fn write(plan: &Plan, inference: &[u8], directory: &Path, force: bool) -> Re
         Ok(())
     };
     for (name, model) in &plan.graphs {
-        save(name, &onnx::to_bytes(model)?)?;
+        save(name, &onnx::to_bytes(model))?;
     }
     save(manifest::MODEL, inference)?;
     let tensors = plan.tensors.iter().map(|(name, t)| {

@@ -3,10 +3,16 @@
 mod completions;
 mod error;
 mod evaluate;
+mod export;
+mod grad;
+mod inject;
+mod inspect;
 mod man;
 mod output;
+mod print;
 mod progress;
 mod runtime;
+mod table;
 mod train;
 
 use std::path::PathBuf;
@@ -30,9 +36,15 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Inspect(inspect::Inspect),
+    Grad(grad::Grad),
+    Jvp(grad::Jvp),
+    Inject(Box<inject::Inject>),
     Train(Box<train::Train>),
     Evaluate(evaluate::Evaluate),
+    Export(export::Export),
     Runtime(runtime::RuntimeCommand),
+    Print(print::Print),
     Completions(completions::Completions),
     Man(man::Man),
 }
@@ -71,7 +83,13 @@ impl Cli {
     pub fn run(self) -> Result<()> {
         let output = Output::new(&self.common);
         match self.command {
+            Command::Inspect(command) => command.run(&output),
+            Command::Grad(command) => command.run(&output),
+            Command::Jvp(command) => command.run(&output),
+            Command::Inject(command) => command.run(&output),
             Command::Train(command) => command.run(&output),
+            Command::Export(command) => command.run(&output),
+            Command::Print(command) => command.run(&output),
             Command::Evaluate(command) => command.run(&output),
             Command::Runtime(command) => command.run(&output),
             Command::Completions(command) => command.run(&output),

@@ -22,7 +22,7 @@ pub(super) struct Print {
 impl Print {
     pub fn run(&self, output: &Output) -> Result<()> {
         let model = onnx::read(&self.model)?;
-        let text = onnx::text(&model);
+        let text = onnx::text(&model, onnx::TextOptions::default());
         output.result(&text, || json!({"version": 1, "text": text}))
     }
 }

@@ -4,7 +4,6 @@ use super::Fault;
 use crate::ad::{Tan, Tape};
 use crate::error::Unsupported;
 use crate::error::Error;
-use crate::ir::{Attrs, Builder, DType, Node, Tensor, Val};
 use crate::ir::{Attrs, Builder, DType, Dim, Fact, Node, Tensor, Val, count};
 
 pub struct Cx<'g> {
