@@ -40,7 +40,7 @@ impl Runtime {
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(runtime) = loaded.as_ref() {
             return match explicit {
-                Some(wanted) if wanted != runtime.library.path => {
+                Some(wanted) if find::resolve(wanted) != runtime.library.path => {
                     Err(Error::AlreadyLoaded { loaded: runtime.library.path.clone(), wanted: wanted.to_owned() })
                 }
                 _ => Ok(runtime.clone()),
