@@ -263,6 +263,43 @@ fn a_resumed_run_is_the_uninterrupted_run_byte_for_byte() {
 }
 
 #[test]
+fn a_run_goes_on_with_other_options() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let artifact = toy_artifact(directory.path(), false);
+    let data = toy_npz(directory.path(), 100);
+    let first = Config { steps: Some(5), ..config(&artifact, &data) };
+    let (trainer, run) = new_run(&first, &directory.path().join("run"));
+    train(trainer, &run, None);
+    // 100 samples are 2 batches of 40: the 5 that are done are more than the epoch has.
+    let larger = Config { steps: Some(9), batch_size: 40, ..first.clone() };
+    let (end, steps, _) = train(Trainer::resume(&runtime(), &run, &larger).expect("a trainer"), &run, None);
+    assert_eq!((end, steps.len(), steps[0].step, steps[0].epoch), (End::Finished, 4, 6, 2));
+    let shorter = Config { steps: Some(3), ..first };
+    let (end, steps, _) = train(Trainer::resume(&runtime(), &run, &shorter).expect("a trainer"), &run, None);
+    assert_eq!((end, steps.len()), (End::Finished, 0));
+}
+
+#[test]
+fn a_damaged_checkpoint_is_named() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let artifact = toy_artifact(directory.path(), false);
+    let data = toy_npz(directory.path(), 100);
+    let config = Config { steps: Some(5), ..config(&artifact, &data) };
+    let (trainer, run) = new_run(&config, &directory.path().join("run"));
+    train(trainer, &run, None);
+    let latest = run.latest().expect("a checkpoint");
+    let parameters = latest.join("parameters.safetensors");
+    let mut bytes = fs::read(&parameters).expect("bytes");
+    *bytes.last_mut().expect("a byte") ^= 1;
+    fs::write(&parameters, bytes).expect("a file");
+    let error = Trainer::resume(&runtime(), &run, &config).expect_err("a damaged checkpoint").to_string();
+    expect!["DIR/run/checkpoints/step-5: damaged: parameters.safetensors is not what state.json says it is; remove it to go on from the checkpoint before it"].assert_eq(&text(error.as_bytes(), directory.path()));
+    fs::write(latest.join("state.json"), "{").expect("a file");
+    let error = fam_onnx::train::run::weights(&run.directory).expect_err("a damaged checkpoint").to_string();
+    expect!["DIR/run/checkpoints/step-5: damaged: state.json: EOF while parsing an object at line 1 column 1; remove it to go on from the checkpoint before it"].assert_eq(&text(error.as_bytes(), directory.path()));
+}
+
+#[test]
 fn training_ends_when_validation_does_not_improve() {
     let directory = tempfile::tempdir().expect("a directory");
     let artifact = toy_artifact(directory.path(), false);
@@ -438,7 +475,7 @@ fn wrong_usage_is_told_from_a_failed_run() {
     .assert_eq(&fails(&["train", "--val", "0.1", "--metric", "f1"], 2));
     expect![[r#"
         error: step 2: the objective is NaN; the last checkpoint before it is DIR/nan/checkpoints/step-1
-        hint: try a smaller --lr, a smaller --lambda, a --warmup or --lambda-warmup; inject with --clip-norm keeps the gradient in bounds
+        hint: try a smaller --lr, a smaller --lambda, a --warmup or --lambda-warmup (--resume goes on from the last checkpoint); inject with --clip-norm keeps the gradient in bounds
     "#]].assert_eq(&fails(
         &[
             "train",

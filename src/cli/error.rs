@@ -87,11 +87,11 @@ fn runtime_hint(error: &runtime::Error) -> Option<String> {
 
 fn train_hint(error: &train::Error) -> Option<String> {
     match error {
-        train::Error::NonFinite { .. } => Some(
-            "try a smaller --lr, a smaller --lambda, a --warmup or --lambda-warmup; \
-             inject with --clip-norm keeps the gradient in bounds"
-                .to_owned(),
-        ),
+        train::Error::NonFinite { last, .. } => Some(format!(
+            "try a smaller --lr, a smaller --lambda, a --warmup or --lambda-warmup{}; \
+             inject with --clip-norm keeps the gradient in bounds",
+            if last.is_some() { " (--resume goes on from the last checkpoint)" } else { "" }
+        )),
         train::Error::RunExists { path } => Some(format!(
             "choose another directory with -o, or go on with this run: fam-onnx train --resume {}",
             path.display()

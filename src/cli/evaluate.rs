@@ -31,7 +31,7 @@ pub(super) struct Evaluate {
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = batch_size)]
     batch_size: usize,
     /// Replace the artifact's λ in the objective
-    #[arg(long, value_name = "λ")]
+    #[arg(long, value_name = "λ", value_parser = super::lambda)]
     lambda: Option<f64>,
     /// Seed of the probes, where κ is estimated
     #[arg(long, value_name = "N", default_value_t = 0)]

@@ -103,6 +103,15 @@ fn definition() -> clap::Command {
     Cli::command()
 }
 
+/// Parses a weight of the regulariser.
+fn lambda(text: &str) -> std::result::Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
+        Ok(_) => Err("expected a finite number of 0 or more".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// Where the library is and what it runs on.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "ONNX Runtime")]

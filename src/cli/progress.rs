@@ -19,6 +19,9 @@ impl Progress {
 
     pub fn show(&mut self, event: &Event) {
         match event {
+            Event::Start { plan, .. } if plan.done >= plan.total => {
+                self.line(&format!("all of {} steps are done already; more with --steps or --epochs", plan.total));
+            }
             Event::Start { plan, device } => {
                 self.line(&format!(
                     "steps {} to {} on {device}, {} a pass over {} samples in batches of {}{}",

@@ -64,7 +64,7 @@ pub(super) struct Train {
     seed: Option<u64>,
 
     /// Replace the artifact's λ
-    #[arg(long, value_name = "λ")]
+    #[arg(long, value_name = "λ", value_parser = super::lambda)]
     lambda: Option<f64>,
     /// Steps over which λ rises from 0 [default: 0]
     #[arg(long, value_name = "STEPS")]
@@ -105,6 +105,7 @@ impl Train {
             }
             None => (self.new_config()?, None),
         };
+        let config = with_absolute_paths(config)?;
         config.check()?;
         let directory = match &resumed {
             Some(run) => run.directory.clone(),
@@ -142,15 +143,11 @@ impl Train {
             Some(path) => Config::read(path)?,
             None => Config::default(),
         };
-        let mut config = self.merge(base);
-        for (name, path) in [("ARTIFACT", &mut config.artifact), ("--data", &mut config.data)] {
+        let config = self.merge(base);
+        for (name, path) in [("ARTIFACT", &config.artifact), ("--data", &config.data)] {
             if path.as_os_str().is_empty() {
                 return Err(Error::Usage { message: format!("{name} is given neither here nor in the configuration") });
             }
-            *path = absolute(path)?;
-        }
-        if let Some(Validation::File(path)) = &mut config.val {
-            *path = absolute(path)?;
         }
         Ok(config)
     }
@@ -194,8 +191,15 @@ impl Train {
 }
 
 /// A configuration must mean the same from wherever it is read.
-fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).map_err(|source| Error::Io { path: path.to_owned(), source })
+fn with_absolute_paths(mut config: Config) -> Result<Config> {
+    let validation = match &mut config.val {
+        Some(Validation::File(path)) => Some(path),
+        _ => None,
+    };
+    for path in [&mut config.artifact, &mut config.data].into_iter().chain(validation) {
+        *path = std::path::absolute(&*path).map_err(|source| Error::Io { path: path.clone(), source })?;
+    }
+    Ok(config)
 }
 
 fn default_output(artifact: &Path) -> PathBuf {

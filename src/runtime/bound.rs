@@ -59,7 +59,7 @@ impl Bound {
         shape: &[usize],
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), Error> {
-        let index = feed_buffer(&self.session, &mut self.feeds, name, dtype, shape)?;
+        let (index, _) = feed_buffer(&self.session, &mut self.feeds, name, dtype, shape)?;
         let value = &mut self.feeds[index].1;
         fill(value::bytes_mut(value, elements(shape) * dtype.size()));
         self.binding.bind_input(name, value).map_err(|error| run_error(&self.session.graph, &error))

@@ -102,11 +102,17 @@ pub fn find(explicit: Option<&Path>, fetch: Fetch, say: &mut dyn FnMut(&str)) ->
 }
 
 fn named(origin: Origin, path: &Path) -> Result<Library, Error> {
+    let path = &resolve(path);
     let version = library_version(path).map_err(|why| Error::Library { origin, path: path.to_owned(), why })?;
     if !new_enough(&version) {
         return Err(Error::TooOld { path: path.to_owned(), found: version });
     }
     Ok(Library { path: path.to_owned(), version, origin })
+}
+
+/// A relative path counts from the working directory; a bare name that is no file there is left to the system's loader.
+pub(super) fn resolve(path: &Path) -> PathBuf {
+    if path.exists() { std::path::absolute(path).unwrap_or_else(|_| path.to_owned()) } else { path.to_owned() }
 }
 
 fn first_usable(origin: Origin, paths: &[PathBuf]) -> Result<Library, String> {
@@ -169,9 +175,10 @@ fn in_cache() -> Result<Vec<PathBuf>, String> {
     if libraries.is_empty() { Err(format!("nothing in {}", cache.display())) } else { Ok(libraries) }
 }
 
-/// Asks Python where the package lies; the package itself is not imported.
+/// Asks Python where the package lies; the package itself is not imported, and the working directory is not looked into.
 const LOCATE: &str = "
-import importlib.util
+import importlib.util, sys
+sys.path = [path for path in sys.path if path]
 spec = importlib.util.find_spec('onnxruntime')
 if spec is not None and spec.submodule_search_locations:
     print(list(spec.submodule_search_locations)[0])

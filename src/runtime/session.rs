@@ -32,15 +32,17 @@ pub struct Runtime {
 static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
 
 impl Runtime {
-    /// Finds a library (see [`find::find`]) and loads it. A process loads one library; asking again gives the same.
+    /// Finds a library and loads it: `explicit`, else `ORT_DYLIB_PATH`, the user's cache, the Python on the PATH; at last it
+    /// is fetched, which `say` is told. A process loads one library; asking again gives the same.
     ///
     /// # Errors
-    /// As [`find::find`]; [`Error::AlreadyLoaded`] if `explicit` names another library than the one in use.
+    /// [`Error::NotFound`] says what was tried; [`Error::Library`] and [`Error::TooOld`] are of a library that was named;
+    /// [`Error::AlreadyLoaded`] if `explicit` names another library than the one in use.
     pub fn open(explicit: Option<&Path>, fetch: Fetch, say: &mut dyn FnMut(&str)) -> Result<Runtime, Error> {
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(runtime) = loaded.as_ref() {
             return match explicit {
-                Some(wanted) if wanted != runtime.library.path => {
+                Some(wanted) if find::resolve(wanted) != runtime.library.path => {
                     Err(Error::AlreadyLoaded { loaded: runtime.library.path.clone(), wanted: wanted.to_owned() })
                 }
                 _ => Ok(runtime.clone()),

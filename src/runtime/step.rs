@@ -113,12 +113,13 @@ impl Step {
         shape: &[usize],
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), Error> {
-        let index = feed_buffer(&self.session, &mut self.feeds, name, dtype, shape)?;
+        let (index, fresh) = feed_buffer(&self.session, &mut self.feeds, name, dtype, shape)?;
         let value = &mut self.feeds[index].1;
         fill(value::bytes_mut(value, crate::tensor::elements(shape) * dtype.size()));
-        // On another device binding copies; on the host it refers to the buffer, and costs next to nothing.
-        for binding in &mut self.bindings {
-            binding.bind_input(name, value).map_err(|error| run_error(&self.session.graph, &error))?;
+        if fresh && self.session.place == Place::Host {
+            for binding in &mut self.bindings {
+                binding.bind_input(name, value).map_err(|error| run_error(&self.session.graph, &error))?;
+            }
         }
         Ok(())
     }
@@ -128,10 +129,15 @@ impl Step {
     /// # Errors
     /// [`Error::Run`]; the carried tensors are then still those before the step.
     pub fn run(&mut self) -> Result<&[f64], Error> {
-        self.session
-            .inner
-            .run_binding(&self.bindings[self.turn])
-            .map_err(|error| run_error(&self.session.graph, &error))?;
+        let graph = &self.session.graph;
+        let binding = &mut self.bindings[self.turn];
+        // On the host a binding refers to the buffer of a fed input; to another device it copies, so it is made anew.
+        if self.session.place != Place::Host {
+            for (name, value) in &self.feeds {
+                binding.bind_input(name.as_str(), value).map_err(|error| run_error(graph, &error))?;
+            }
+        }
+        self.session.inner.run_binding(binding).map_err(|error| run_error(graph, &error))?;
         self.turn = 1 - self.turn;
         for (value, buffer) in self.values.iter_mut().zip(&self.scalars) {
             *value = value::scalar(buffer);
@@ -162,30 +168,30 @@ impl Step {
     }
 }
 
-/// Finds or makes the buffer of a fed input; its index within `feeds`.
+/// Finds or makes the buffer of a fed input: its index within `feeds`, and whether it is a new one.
 pub(super) fn feed_buffer(
     session: &Session,
     feeds: &mut Vec<(String, DynTensor)>,
     name: &str,
     dtype: Dtype,
     shape: &[usize],
-) -> Result<usize, Error> {
+) -> Result<(usize, bool), Error> {
     let found = feeds.iter().position(|(fed, _)| fed == name);
     if let Some(index) = found
         && has_type(&feeds[index].1, dtype, shape)
     {
-        return Ok(index);
+        return Ok((index, false));
     }
     session.input(name)?;
     let value = value::zeros(&session.host, dtype, shape).map_err(|error| run_error(&session.graph, &error))?;
     match found {
         Some(index) => {
             feeds[index].1 = value;
-            Ok(index)
+            Ok((index, true))
         }
         None => {
             feeds.push((name.to_owned(), value));
-            Ok(feeds.len() - 1)
+            Ok((feeds.len() - 1, true))
         }
     }
 }

@@ -22,6 +22,10 @@ pub enum Error {
     FixedBatch { found: usize, expected: usize },
     #[error("{}: {samples} samples are left to train on, fewer than one batch of {batch}; use a smaller batch size", data.display())]
     TooFewSamples { data: PathBuf, samples: usize, batch: usize },
+    #[error(
+        "{samples} samples do not fill one batch of {batch}, the size that the graph is made for; give more samples"
+    )]
+    NoFullBatch { samples: usize, batch: usize },
     #[error("{}: {samples} samples, of which {fraction} would leave nothing to train on or nothing to validate with", data.display())]
     Fraction { data: PathBuf, samples: usize, fraction: f64 },
     #[error("{}: the artifact was made with λ = 0: its training graph has no FAM part, and λ cannot be set to {lambda}; inject anew with --lambda", artifact.display())]

@@ -28,7 +28,8 @@ impl Evaluator {
     /// Opens `evaluate.onnx` in `graphs`. `lambda` replaces the manifest's λ of every layer.
     ///
     /// # Errors
-    /// [`Error::Runtime`] if the graph cannot be opened or lacks what the manifest names.
+    /// [`Error::Runtime`] if the graph cannot be opened or lacks what the manifest names; [`Error::NoLambda`] if it has no λ
+    /// to replace.
     pub fn open(
         runtime: &Runtime,
         manifest: &Manifest,
@@ -46,7 +47,13 @@ impl Evaluator {
         if spec.classes.is_some() {
             outputs.extend(graph.predictions.first().map(String::as_str));
         }
-        let lambda = lambdas(manifest, &session, lambda);
+        let wanted = lambda;
+        let lambda = lambdas(manifest, &session, wanted);
+        if let Some(wanted) = wanted
+            && lambda.is_empty()
+        {
+            return Err(Error::NoLambda { artifact: graphs.to_owned(), lambda: wanted });
+        }
         let bound = Bound::new(session, &outputs)?;
         Ok(Evaluator { bound, spec, kappa: graph.kappa.clone(), probes, lambda })
     }
@@ -79,7 +86,7 @@ impl Evaluator {
     /// the whole set.
     ///
     /// # Errors
-    /// [`Error::Runtime`]; [`Error::FixedBatch`] if the graph fixes another size.
+    /// [`Error::Runtime`]; [`Error::FixedBatch`] if the graph fixes another size; [`Error::NoFullBatch`] if no sample is left.
     pub fn evaluate(&mut self, data: &Dataset, indices: &[usize], batch: usize) -> Result<Figures, Error> {
         if let Some(expected) = self.spec.batch.filter(|&expected| expected != batch) {
             return Err(Error::FixedBatch { found: batch, expected });
@@ -104,6 +111,9 @@ impl Evaluator {
                 hits += h;
                 counted += c;
             }
+        }
+        if samples == 0 {
+            return Err(Error::NoFullBatch { samples: indices.len(), batch });
         }
         let mean = |sum: f64| sum / samples as f64;
         Ok(Figures {

@@ -174,6 +174,12 @@ impl Trainer {
         }
         let step = bind(&manifest, session, initial)?;
         let per_epoch = (training.indices.len() / config.batch_size) as u64;
+        let mut progress = progress;
+        // With another batch size or other data than before, the epoch may have fewer batches than are done of it.
+        if progress.position.batch >= per_epoch {
+            progress.position =
+                checkpoint::Position { batch: 0, epoch: progress.position.epoch + 1, ..progress.position };
+        }
         let total = config.steps.unwrap_or(config.epochs.unwrap_or(DEFAULT_EPOCHS) * per_epoch);
         Ok(Trainer {
             config: config.clone(),

@@ -121,6 +121,9 @@ fn parse_descr(descr: &str) -> Option<(Dtype, bool)> {
 
 /// Column-major (Fortran) to row-major (C) order.
 fn to_row_major(data: &[u8], shape: &[usize], size: usize) -> Vec<u8> {
+    if data.is_empty() {
+        return Vec::new();
+    }
     let mut strides = Vec::with_capacity(shape.len());
     let mut stride = size;
     for &dim in shape {
