@@ -12,6 +12,7 @@ pub use case::{Case, Input};
 pub use cx::Cx;
 pub use eval_cx::{Array, EvalCx};
 pub use fact_cx::{FactCx, Fault};
+pub(crate) use window::Windows;
 
 use crate::ad::{Tan, Tape};
 use crate::ir::{Attrs, Fact, Val};
@@ -62,8 +63,19 @@ macro_rules! ops {
 
 ops! {
     arithmetic { ADD SUB MUL DIV NEG }
+    average_pool { AVERAGE_POOL }
+    batch_normalization { BATCH_NORMALIZATION }
     conv { CONV }
     conv_transpose { CONV_TRANSPOSE }
+    global_pool { GLOBAL_AVERAGE_POOL GLOBAL_MAX_POOL GLOBAL_LP_POOL }
+    label_loss { SOFTMAX_CROSS_ENTROPY_LOSS NEGATIVE_LOG_LIKELIHOOD_LOSS }
+    layer_normalization { LAYER_NORMALIZATION }
+    lp_pool { LP_POOL }
+    max_pool { MAX_POOL }
+    normalization {
+        INSTANCE_NORMALIZATION GROUP_NORMALIZATION RMS_NORMALIZATION LP_NORMALIZATION MEAN_VARIANCE_NORMALIZATION LRN
+    }
+    softmax { SOFTMAX LOG_SOFTMAX HARDMAX }
 }
 
 /// The operator of that name in the standard domain.
