@@ -78,6 +78,7 @@ pub fn linearise<'g>(tape: &'g Tape<'g>, of: &[Val<'g>], wrt: &[Val<'g>]) -> Res
         }
     }
     b.scope(&scope);
+    unsupported.extend(tape.take_blocked());
     if !unsupported.is_empty() {
         return Err(Error::NotDifferentiable { nodes: unsupported });
     }

@@ -1,5 +1,6 @@
 //! Tangents: handles on a tape of linear maps. Only linear operations exist, so a non-linear rule does not type-check.
 
+use crate::error::Unsupported;
 use crate::ir::{Builder, DType, Dim, Val, broadcast};
 use crate::linear::{AveragePool, ConvGeometry, Linear};
 use std::cell::RefCell;
@@ -10,6 +11,7 @@ pub struct Tape<'g> {
     pub builder: &'g Builder,
     nodes: RefCell<Vec<TanNode<'g>>>,
     scope: RefCell<String>,
+    blocked: RefCell<Vec<Unsupported>>,
 }
 
 #[derive(Clone)]
@@ -38,7 +40,7 @@ pub struct Tan<'g> {
 
 impl<'g> Tape<'g> {
     pub fn new(builder: &'g Builder) -> Tape<'g> {
-        Tape { builder, nodes: RefCell::default(), scope: RefCell::default() }
+        Tape { builder, nodes: RefCell::default(), scope: RefCell::default(), blocked: RefCell::default() }
     }
 
     pub fn zero(&'g self) -> Tan<'g> {
@@ -51,6 +53,18 @@ impl<'g> Tape<'g> {
 
     pub(super) fn set_scope(&self, scope: &str) {
         *self.scope.borrow_mut() = scope.to_string();
+    }
+
+    /// Notes a node that turned out to have no derivative.
+    pub(crate) fn block(&self, node: Unsupported) {
+        let mut blocked = self.blocked.borrow_mut();
+        if !blocked.contains(&node) {
+            blocked.push(node);
+        }
+    }
+
+    pub(super) fn take_blocked(&self) -> Vec<Unsupported> {
+        self.blocked.take()
     }
 
     pub(super) fn len(&self) -> usize {

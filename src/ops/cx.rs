@@ -2,7 +2,7 @@
 
 use super::Fault;
 use crate::ad::{Tan, Tape};
-use crate::error::Error;
+use crate::error::{Error, Unsupported};
 use crate::ir::{Attrs, Builder, DType, Node, Tensor, Val};
 
 pub struct Cx<'g> {
@@ -75,6 +75,14 @@ impl<'g> Cx<'g> {
         let (node, op) = (self.node.name.clone(), self.node.op.clone());
         self.b.fault(Error::Operator { node, op, inputs: inputs.collect(), fault });
         self.zero()
+    }
+
+    /// A zero tangent, and an error of the whole derivative: this node has none, for a reason that only its attributes
+    /// or inputs show.
+    pub fn blocked(&self, reason: &str) -> Tan<'g> {
+        let (node, op) = (self.node.name.clone(), self.node.op.clone());
+        self.tape.block(Unsupported { node, op, reason: reason.to_string() });
+        self.tape.zero()
     }
 
     pub fn op(&self) -> &str {

@@ -4,6 +4,7 @@
 
 mod case;
 mod cx;
+mod elementwise;
 mod eval_cx;
 mod fact_cx;
 mod window;
@@ -62,20 +63,33 @@ macro_rules! ops {
 }
 
 ops! {
+    activation { CELU ELU GELU HARD_SWISH MISH SELU SOFTPLUS SOFTSIGN SWISH }
     arithmetic { ADD SUB MUL DIV NEG }
     average_pool { AVERAGE_POOL }
     batch_normalization { BATCH_NORMALIZATION }
+    cast { CAST CAST_LIKE IDENTITY }
+    comparison { EQUAL GREATER GREATER_OR_EQUAL LESS LESS_OR_EQUAL }
     conv { CONV }
     conv_transpose { CONV_TRANSPOSE }
+    cumsum { CUM_SUM }
+    exponential { ERF EXP LOG RECIPROCAL SIGMOID SQRT }
     global_pool { GLOBAL_AVERAGE_POOL GLOBAL_MAX_POOL GLOBAL_LP_POOL }
     label_loss { SOFTMAX_CROSS_ENTROPY_LOSS NEGATIVE_LOG_LIKELIHOOD_LOSS }
     layer_normalization { LAYER_NORMALIZATION }
+    logic { AND BITWISE_AND BITWISE_NOT BITWISE_OR BITWISE_XOR BIT_SHIFT NOT OR XOR }
     lp_pool { LP_POOL }
+    matmul { GEMM MATMUL }
     max_pool { MAX_POOL }
     normalization {
         INSTANCE_NORMALIZATION GROUP_NORMALIZATION RMS_NORMALIZATION LP_NORMALIZATION MEAN_VARIANCE_NORMALIZATION LRN
     }
+    piecewise { ABS CLIP HARD_SIGMOID LEAKY_RELU PRELU RELU SHRINK THRESHOLDED_RELU }
+    power { MOD POW }
+    rounding { CEIL FLOOR IS_INF IS_NAN ROUND SIGN }
+    select { WHERE }
     softmax { SOFTMAX LOG_SOFTMAX HARDMAX }
+    trigonometric { ACOS ACOSH ASIN ASINH ATAN ATANH COS COSH SIN SINH TAN TANH }
+    variadic { MAX MEAN MIN SUM }
 }
 
 /// The operator of that name in the standard domain.
