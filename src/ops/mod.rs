@@ -4,6 +4,7 @@
 
 mod case;
 mod cx;
+mod elementwise;
 mod eval_cx;
 mod fact_cx;
 
@@ -12,7 +13,7 @@ pub use cx::Cx;
 pub use eval_cx::{Array, EvalCx};
 pub use fact_cx::{FactCx, Fault};
 
-use crate::ad::Tan;
+use crate::ad::{Tan, Tape};
 use crate::ir::{Fact, Val};
 
 /// How an operator is differentiated. Every operator says which; there is no default.
@@ -47,26 +48,39 @@ macro_rules! ops {
 }
 
 ops! {
+    activation { CELU ELU GELU HARD_SWISH MISH SELU SOFTPLUS SOFTSIGN SWISH }
     arithmetic { ADD SUB MUL DIV NEG }
+    cast { CAST CAST_LIKE IDENTITY }
+    comparison { EQUAL GREATER GREATER_OR_EQUAL LESS LESS_OR_EQUAL }
     compress { COMPRESS NON_ZERO }
     concat { CONCAT SPLIT }
     constant { CONSTANT CONSTANT_OF_SHAPE EYE_LIKE RANGE }
+    cumsum { CUM_SUM }
     dropout { DROPOUT }
     expand { EXPAND TILE }
+    exponential { ERF EXP LOG RECIPROCAL SIGMOID SQRT }
     gather { GATHER GATHER_ELEMENTS GATHER_ND }
+    logic { AND BITWISE_AND BITWISE_NOT BITWISE_OR BITWISE_XOR BIT_SHIFT NOT OR XOR }
+    matmul { GEMM MATMUL }
     one_hot { ONE_HOT }
     pad { PAD }
+    piecewise { ABS CLIP HARD_SIGMOID LEAKY_RELU PRELU RELU SHRINK THRESHOLDED_RELU }
+    power { MOD POW }
     reduce {
         REDUCE_SUM REDUCE_MEAN REDUCE_MAX REDUCE_MIN REDUCE_PROD REDUCE_L1 REDUCE_L2 REDUCE_LOG_SUM REDUCE_LOG_SUM_EXP
         REDUCE_SUM_SQUARE
     }
     reshape { RESHAPE FLATTEN SQUEEZE UNSQUEEZE }
+    rounding { CEIL FLOOR IS_INF IS_NAN ROUND SIGN }
     scatter { SCATTER_ELEMENTS SCATTER_ND }
+    select { WHERE }
     shape { SHAPE SIZE }
     slice { SLICE }
     top_k { TOP_K ARG_MAX ARG_MIN }
     transpose { TRANSPOSE DEPTH_TO_SPACE SPACE_TO_DEPTH }
+    trigonometric { ACOS ACOSH ASIN ASINH ATAN ATANH COS COSH SIN SINH TAN TANH }
     trilu { TRILU }
+    variadic { MAX MEAN MIN SUM }
 }
 
 /// The operator of that name in the standard domain.
@@ -75,6 +89,16 @@ pub fn lookup(name: &str) -> Option<&'static Op> {
     use std::sync::LazyLock;
     static BY_NAME: LazyLock<HashMap<&str, &Op>> = LazyLock::new(|| OPS.iter().map(|op| (op.name, *op)).collect());
     BY_NAME.get(name).copied()
+}
+
+/// The outputs of the node that computes `val` in terms of other operators, where it is one that is lowered.
+pub fn lowered<'g>(tape: &'g Tape<'g>, val: Val<'g>) -> Option<Vec<Val<'g>>> {
+    let b = tape.builder;
+    let node = b.read(|g| g.value(val.id()).producer.map(|id| g.node(id).clone()))?;
+    match lookup(&node.op).filter(|_| node.domain.is_empty())?.tangent {
+        Tangent::Lower(lower) => Some(lower(&Cx::new(b, tape, node, Vec::new(), 0))),
+        _ => None,
+    }
 }
 
 /// Whether equal inputs give equal outputs, so that equal nodes are one.
