@@ -150,6 +150,12 @@ impl<'g> Tan<'g> {
         self.sum_axes(axes, true)
     }
 
+    /// The sum over axes only known at run time, of the given shape. No axes sum nothing if `noop`, else everything.
+    pub fn sum_at(self, axes: Val<'g>, keep: bool, noop: bool, shape: &[Dim]) -> Tan<'g> {
+        let shape = shape.to_vec();
+        self.apply(|_| Linear::SumAt { axes, keep, noop, shape })
+    }
+
     pub fn expand(self, shape: &[Dim]) -> Tan<'g> {
         if self.is_zero() || self.shape() == shape {
             return self;
@@ -219,6 +225,17 @@ impl<'g> Tan<'g> {
     /// ONNX's Gather: `self` indexed along `axis` (from the front).
     pub fn gather(self, indices: Val<'g>, axis: i64) -> Tan<'g> {
         self.apply(|_| Linear::Gather { indices, axis: axis as usize })
+    }
+
+    /// ONNX's GatherElements along `axis` (from the front).
+    pub fn gather_elements(self, indices: Val<'g>, axis: i64) -> Tan<'g> {
+        self.apply(|_| Linear::GatherElements { indices, axis: axis as usize })
+    }
+
+    /// Zeros of `shape` with the tangent added, as ScatterElements with reduction `add`.
+    pub fn scatter_elements(self, indices: Val<'g>, axis: i64, shape: &[Dim]) -> Tan<'g> {
+        let shape = shape.to_vec();
+        self.apply(|_| Linear::ScatterElements { indices, axis: axis as usize, shape })
     }
 
     /// ONNX's GatherND without batch axes.

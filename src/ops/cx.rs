@@ -3,7 +3,7 @@
 use super::Fault;
 use crate::ad::{Tan, Tape};
 use crate::error::{Error, Unsupported};
-use crate::ir::{Attrs, Builder, DType, Node, Tensor, Val};
+use crate::ir::{Attrs, Builder, DType, Dim, Fact, Node, Tensor, Val, count};
 
 pub struct Cx<'g> {
     pub b: &'g Builder,
@@ -83,6 +83,24 @@ impl<'g> Cx<'g> {
         let (node, op) = (self.node.name.clone(), self.node.op.clone());
         self.tape.block(Unsupported { node, op, reason: reason.to_string() });
         self.tape.zero()
+    }
+
+    /// The tangent of an operator that only moves elements of input 0: what `moved` does to the elements' positions
+    /// picks from the flat tangent. With `hole`, the position after the last is a zero.
+    pub fn by_position(&self, hole: bool, moved: impl FnOnce(Val<'g>, &Dim) -> Val<'g>) -> Tan<'g> {
+        let x = self.x(0);
+        let n = count(&x.shape());
+        let index = moved(self.b.range(&n).reshape(&x.shape()), &n);
+        self.b.refine_fact(index, &Fact { dtype: DType::I64, ..self.out(0).fact() });
+        let flat = self.dx(0).reshape(&[n]);
+        let flat = if hole { flat.pad(vec![(Dim::Fixed(0), Dim::Fixed(1))]) } else { flat };
+        flat.gather(index, 0)
+    }
+
+    /// The elements of integer input `i`, dimensions included.
+    pub fn dims(&self, i: usize) -> Option<Vec<Dim>> {
+        let fact = self.b.val(self.node.input(i)?).fact();
+        fact.ints.map(|ints| ints.to_vec())
     }
 
     pub fn op(&self) -> &str {
