@@ -91,9 +91,6 @@ pub enum Error {
     #[error("{} exists already", path.display())]
     Exists { path: PathBuf },
 
-    #[error("{} has nothing to export: {why}", path.display())]
-    NotExportable { path: PathBuf, why: &'static str },
-
     #[error("no parameter is left to train")]
     NothingToTrain,
 

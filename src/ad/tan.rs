@@ -2,7 +2,7 @@
 
 use crate::error::Unsupported;
 use crate::ir::{Builder, DType, Dim, Val, broadcast};
-use crate::linear::{ConvGeometry, Linear};
+use crate::linear::{AveragePool, ConvGeometry, Linear};
 use std::cell::RefCell;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
@@ -267,6 +267,10 @@ impl<'g> Tan<'g> {
     /// `conv_transpose(x, self)`: the tangent is the filter.
     pub fn conv_transpose_filter(self, x: Val<'g>, g: ConvGeometry) -> Tan<'g> {
         self.apply(|_| Linear::ConvTransposeFilter { x, g })
+    }
+
+    pub fn average_pool(self, pool: AveragePool<'g>) -> Tan<'g> {
+        self.apply(|_| Linear::AveragePool(Box::new(pool)))
     }
 
     /// A per-channel vector (`[C]`) as seen by an image of `rank` axes: `[C, 1, …]`.

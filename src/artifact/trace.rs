@@ -213,7 +213,7 @@ fn pull<'g>(b: &'g Builder, of: Val<'g>, wrt: &[Val<'g>]) -> Result<Vec<Val<'g>>
         .map(|(v, ct)| {
             b.scope(&format!("{}.grad", v.name()));
             match ct {
-                Some(ct) => ct.materialise(),
+                Some(ct) => b.val(ct.materialise().id()),
                 None => b.zeros(v.dtype(), &v.shape()),
             }
         })

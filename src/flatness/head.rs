@@ -113,7 +113,11 @@ impl<'g> Linear<'g> {
         match self {
             Linear::Scale(v) | Linear::Quotient(v) | Linear::MatMulRight(v) | Linear::MatMulLeft(v) => Some(*v),
             Linear::Mask { cond, .. } => Some(*cond),
-            Linear::Gather { indices, .. } | Linear::GatherNd { indices } | Linear::ScatterNd { indices, .. } => Some(*indices),
+            Linear::Gather { indices, .. }
+            | Linear::GatherElements { indices, .. }
+            | Linear::ScatterElements { indices, .. }
+            | Linear::GatherNd { indices }
+            | Linear::ScatterNd { indices, .. } => Some(*indices),
             Linear::Conv { w, .. } | Linear::ConvTranspose { w, .. } => Some(*w),
             Linear::ConvFilter { x, .. } | Linear::ConvTransposeFilter { x, .. } => Some(*x),
             _ => None,
@@ -149,9 +153,11 @@ impl<'g> Linear<'g> {
                 std::cmp::Ordering::Greater => Some(axis - 1 + indices.rank()),
                 std::cmp::Ordering::Equal => None,
             },
-            Linear::Conv { .. } | Linear::ConvTranspose { .. } => (axis == 0).then_some(0),
+            Linear::Conv { .. } | Linear::ConvTranspose { .. } | Linear::AveragePool(_) => (axis == 0).then_some(0),
             Linear::CumSum { axis: at, .. } => (axis != *at).then_some(axis),
-            Linear::GatherNd { .. }
+            Linear::GatherElements { axis: at, .. } | Linear::ScatterElements { axis: at, .. } => (axis != *at).then_some(axis),
+            Linear::SumAt { .. }
+            | Linear::GatherNd { .. }
             | Linear::ScatterNd { .. }
             | Linear::ConvFilter { .. }
             | Linear::ConvTransposeFilter { .. } => None,

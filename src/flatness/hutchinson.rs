@@ -75,5 +75,5 @@ fn second_derivative<'g>(b: &'g Builder, loss: Val<'g>, z: Val<'g>, direction: V
 fn along<'g>(b: &'g Builder, of: Val<'g>, z: Val<'g>, direction: Val<'g>) -> Result<Option<Val<'g>>> {
     let tape = Tape::new(b);
     let linear = linearise(&tape, &[of], &[z])?;
-    Ok(linear.jvp(&[Some(direction)], None).pop().flatten())
+    Ok(linear.jvp(&[Some(direction)], None).pop().flatten().map(|v| b.val(v.id())))
 }

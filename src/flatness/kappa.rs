@@ -103,7 +103,7 @@ pub fn build<'g>(b: &'g Builder, layer: &Layer, on: Objective<'g>, request: &Req
                 single_position: single,
                 measure: request.measure,
             };
-            (exact.kappa(), None)
+            (b.val(exact.kappa().id()), None)
         }
         _ => {
             let separate = single && !matches!(class, Class::Mixing { .. });

@@ -5,10 +5,12 @@
 
 mod convolution;
 mod index;
+mod pooling;
 mod product;
 mod reshape;
 
 pub use convolution::ConvGeometry;
+pub use pooling::{AveragePool, Divisor};
 pub use reshape::{align, with_lead};
 
 use crate::ir::{DType, Dim, Val, broadcast};
@@ -87,6 +89,8 @@ pub enum Linear<'g> {
         x: Val<'g>,
         g: ConvGeometry,
     },
+    /// Transposed: ConvTranspose of each window's share with ones
+    AveragePool(Box<AveragePool<'g>>),
     Cast {
         from: DType,
         to: DType,
@@ -147,6 +151,7 @@ impl<'g> Linear<'g> {
             Linear::ConvFilter { x, g } => g.conv_shape(&x.shape(), t),
             Linear::ConvTranspose { w, g } => g.image_shape(t, &w.shape()),
             Linear::ConvTransposeFilter { x, g } => g.image_shape(&x.shape(), t),
+            Linear::AveragePool(pool) => pool.shape(t),
             Linear::Cast { to, .. } => return (t.to_vec(), *to),
             Linear::CumSum { .. } => t.to_vec(),
         };
@@ -186,6 +191,7 @@ impl<'g> Linear<'g> {
             Linear::ConvTransposeFilter { x, g } => {
                 convolution::filters_over_lead(t, lead, |t| g.conv_transpose(*x, t, to))
             }
+            Linear::AveragePool(pool) => convolution::over_lead(t, lead, |t| pool.emit(t)),
             Linear::Cast { to: dtype, .. } => t.cast(*dtype),
             Linear::CumSum { axis, exclusive, reverse } => index::cumsum(t, axis + skip, *exclusive, *reverse),
         }
@@ -247,6 +253,9 @@ impl<'g> Linear<'g> {
             Linear::ConvFilter { x, g } => Cotangent::new(g.filter_gradient(*x, ct.materialise(), from, lead)),
             Linear::ConvTransposeFilter { x, g } => {
                 Cotangent::new(g.transposed_filter_gradient(*x, ct.materialise(), from, lead))
+            }
+            Linear::AveragePool(pool) => {
+                Cotangent::new(convolution::over_lead(ct.materialise(), lead, |c| pool.transpose(c, from)))
             }
             Linear::Cast { from: dtype, .. } => ct.map(|c| c.cast(*dtype)),
             Linear::CumSum { axis, exclusive, reverse } => {

@@ -196,8 +196,10 @@ impl<'g> Cotangent<'g> {
         let shape = with_lead(from, lead);
         if !open.is_empty() {
             let offset = open.iter().map(|a| a - extra).collect::<Vec<_>>();
-            let logical: Vec<Dim> = self.shape[..skip].iter().chain(&self.shape[skip + extra..]).cloned().collect();
-            value = sum_at_run_time(value.expand(&logical), &offset, &shape);
+            // Only the open axes still have their broadcast size.
+            let mut broadcast = shape.clone();
+            offset.iter().for_each(|&axis| broadcast[axis] = self.shape[axis + extra].clone());
+            value = sum_at_run_time(value.expand(&broadcast), &offset, &shape);
         }
         Cotangent { value, shape }
     }
@@ -213,9 +215,9 @@ fn sum_at_run_time<'g>(value: Val<'g>, axes: &[usize], shape: &[Dim]) -> Val<'g>
         // An empty list of axes sums nothing: `noop_with_empty_axes`.
         let candidates = b.ints(&[axis as i64]);
         let chosen = b.op("Compress", &[candidates, grown], Attrs::new().with("axis", 0));
-        value = b.op("ReduceSum", &[value, chosen], Attrs::new().with("keepdims", 1).with("noop_with_empty_axes", 1));
         let mut known = value.shape();
         known[axis] = shape[axis].clone();
+        value = b.op("ReduceSum", &[value, chosen], Attrs::new().with("keepdims", 1).with("noop_with_empty_axes", 1));
         b.refine_fact(value, &Fact::new(value.dtype(), known));
     }
     value

@@ -1,5 +1,8 @@
 //! Composites in terms of core operators, before differentiation.
 
+pub mod loss;
+pub mod normalization;
+pub mod pool;
 
 use crate::ad::Tape;
 use crate::error::Result;

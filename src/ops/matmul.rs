@@ -118,7 +118,7 @@ pub(super) fn product(a: &ArrayD<f64>, b: &ArrayD<f64>) -> Result<ArrayD<f64>, F
     let (x, y) = (broadcast_to(&a, &whole(*m, *k))?, broadcast_to(&b, &whole(*other, *n))?);
     let count: usize = batch.iter().product();
     let flat = |x: ArrayD<f64>, rows: usize, columns: usize| {
-        x.into_shape_with_order((count, rows, columns)).map_err(|_| clash())
+        x.as_standard_layout().into_owned().into_shape_with_order((count, rows, columns)).map_err(|_| clash())
     };
     let (x, y) = (flat(x, *m, *k)?, flat(y, *other, *n)?);
     let mut z = ndarray::Array3::<f64>::zeros((count, *m, *n));

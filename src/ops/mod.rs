@@ -10,9 +10,11 @@ mod fact_cx;
 mod window;
 
 pub use case::{Case, Input};
+pub use conv::geometry_of as conv_geometry;
 pub use cx::Cx;
 pub use eval_cx::{Array, EvalCx};
 pub use fact_cx::{FactCx, Fault};
+pub(crate) use window::Windows;
 
 use crate::ad::{Tan, Tape};
 use crate::ir::{Attrs, Fact, Val};
@@ -64,6 +66,8 @@ macro_rules! ops {
 ops! {
     activation { CELU ELU GELU HARD_SWISH MISH SELU SOFTPLUS SOFTSIGN SWISH }
     arithmetic { ADD SUB MUL DIV NEG }
+    average_pool { AVERAGE_POOL }
+    batch_normalization { BATCH_NORMALIZATION }
     cast { CAST CAST_LIKE IDENTITY }
     comparison { EQUAL GREATER GREATER_OR_EQUAL LESS LESS_OR_EQUAL }
     compress { COMPRESS NON_ZERO }
@@ -76,8 +80,16 @@ ops! {
     expand { EXPAND TILE }
     exponential { ERF EXP LOG RECIPROCAL SIGMOID SQRT }
     gather { GATHER GATHER_ELEMENTS GATHER_ND }
+    global_pool { GLOBAL_AVERAGE_POOL GLOBAL_MAX_POOL GLOBAL_LP_POOL }
+    label_loss { SOFTMAX_CROSS_ENTROPY_LOSS NEGATIVE_LOG_LIKELIHOOD_LOSS }
+    layer_normalization { LAYER_NORMALIZATION }
     logic { AND BITWISE_AND BITWISE_NOT BITWISE_OR BITWISE_XOR BIT_SHIFT NOT OR XOR }
+    lp_pool { LP_POOL }
     matmul { GEMM MATMUL }
+    max_pool { MAX_POOL }
+    normalization {
+        INSTANCE_NORMALIZATION GROUP_NORMALIZATION RMS_NORMALIZATION LP_NORMALIZATION MEAN_VARIANCE_NORMALIZATION LRN
+    }
     one_hot { ONE_HOT }
     pad { PAD }
     piecewise { ABS CLIP HARD_SIGMOID LEAKY_RELU PRELU RELU SHRINK THRESHOLDED_RELU }
@@ -92,6 +104,7 @@ ops! {
     select { WHERE }
     shape { SHAPE SIZE }
     slice { SLICE }
+    softmax { SOFTMAX LOG_SOFTMAX HARDMAX }
     top_k { TOP_K ARG_MAX ARG_MIN }
     transpose { TRANSPOSE DEPTH_TO_SPACE SPACE_TO_DEPTH }
     trigonometric { ACOS ACOSH ASIN ASINH ATAN ATANH COS COSH SIN SINH TAN TANH }

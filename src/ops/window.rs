@@ -11,7 +11,7 @@ const LARGEST: i64 = i32::MAX as i64;
 
 /// Windows over the spatial axes of `[N, C, H…]`, an entry a spatial axis.
 #[derive(Clone, Debug)]
-pub(super) struct Windows {
+pub(crate) struct Windows {
     pub kernel: Vec<i64>,
     pub strides: Vec<i64>,
     pub dilations: Vec<i64>,
