@@ -9,8 +9,9 @@ use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, Valu
 use crate::linear::Cotangent;
 use crate::lower;
 
-/// The model's graph with its parameters as inputs, ready to be traced.
+/// The model's graph, ready to be traced.
 pub(super) struct Opened {
+    /// With the parameters' data, by which layers are known.
     pub graph: Graph,
     /// The model's own inputs.
     pub inputs: Vec<String>,
@@ -18,6 +19,20 @@ pub(super) struct Opened {
     pub parameters: Vec<Parameter>,
     /// Of each batch norm that trains.
     pub statistics: Vec<Statistic>,
+}
+
+impl Opened {
+    /// The graph with its parameters as inputs, and no outputs yet.
+    pub fn parametric(&self) -> Graph {
+        let mut graph = Graph { outputs: Vec::new(), ..self.graph.clone() };
+        for parameter in &self.parameters {
+            graph.value_mut(parameter.value).data = None;
+            if !graph.inputs.contains(&parameter.value) {
+                graph.inputs.push(parameter.value);
+            }
+        }
+        graph
+    }
 }
 
 pub(super) struct Traced<'g> {
@@ -43,7 +58,7 @@ pub(super) fn open(model: &Model, options: &Options, notes: &mut Vec<String>) ->
         graph.inputs.iter().filter(|&&id| graph.value(id).data.is_none()).map(|&id| name(&graph, id)).collect();
     let outputs: Vec<String> = graph.outputs.iter().map(|&id| name(&graph, id)).collect();
     let statistics = if options.train_batch_norm { batch_norm::train(&mut graph, notes) } else { Vec::new() };
-    let mut graph = lower::composites(graph, |_: &Node| true)?;
+    let graph = lower::composites(graph, |_: &Node| true)?;
     let mut parameters = flatness::parameters(&graph);
     for parameter in &mut parameters {
         let frozen = options.freeze.iter().any(|glob| matches_glob(glob, graph.name_of(parameter.value)));
@@ -57,12 +72,6 @@ pub(super) fn open(model: &Model, options: &Options, notes: &mut Vec<String>) ->
     }
     if !parameters.iter().any(|p| p.trainable) {
         return Err(Error::NothingToTrain);
-    }
-    for parameter in &parameters {
-        graph.value_mut(parameter.value).data = None;
-        if !graph.inputs.contains(&parameter.value) {
-            graph.inputs.push(parameter.value);
-        }
     }
     Ok(Opened { graph, inputs, outputs, parameters, statistics })
 }
