@@ -125,10 +125,10 @@ pub(super) fn trace<'g>(b: &'g Builder, opened: &Opened, options: &Options, note
         let stem = if several { format!("lambda.{}", layer.name) } else { "lambda".to_string() };
         let input = b.input(&stem, Fact::new(DType::F32, Vec::<Dim>::new()), Some(Tensor::scalar(DType::F32, *lambda)));
         lambdas.push(Some(input.name()));
-        b.scope("objective");
+        b.scope("objective/");
         terms.push(Some(kappa.value * input.cast(kappa.value.dtype())));
     }
-    b.scope("objective");
+    b.scope("objective/");
     let sum = terms.iter().flatten().fold(on.loss, |sum, term| sum + *term);
     let trained: Vec<Val> = opened.parameters.iter().filter(|p| p.trainable).map(|p| b.val(p.value)).collect();
     let plain = pull(b, on.loss, &trained)?;
@@ -220,7 +220,7 @@ fn pull<'g>(b: &'g Builder, of: Val<'g>, wrt: &[Val<'g>]) -> Result<Vec<Val<'g>>
         .iter()
         .zip(pulled)
         .map(|(v, ct)| {
-            b.scope(&format!("{}.grad", v.name()));
+            b.scope(&format!("{}.grad/", v.name()));
             match ct {
                 Some(ct) => b.val(ct.materialise().id()),
                 None => b.zeros(v.dtype(), &v.shape()),
@@ -243,7 +243,7 @@ fn detached<'g>(
         let (Some(outer), Some(term)) = (kappa.outer_weight, term) else { continue };
         if let Some(at) = trained.iter().position(|v| v.id() == layer.weight) {
             let part = pull(b, *term, &[outer])?;
-            b.scope(&format!("{}.grad", trained[at].name()));
+            b.scope(&format!("{}.grad/", trained[at].name()));
             gradients[at] = part.into_iter().fold(gradients[at], |sum, p| sum + p);
         }
     }
