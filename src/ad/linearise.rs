@@ -92,6 +92,7 @@ impl<'g> Linearised<'g> {
     /// has that further first axis, and so has the result.
     pub fn jvp(&self, tangents: &[Option<Val<'g>>], lead: Option<&Dim>) -> Vec<Option<Val<'g>>> {
         let b = self.tape.builder;
+        let scope = b.current_scope();
         let needed = self.needed();
         let mut pushed: Vec<Option<Val<'g>>> = vec![None; self.tape.len()];
         for id in 0..self.tape.len() {
@@ -115,6 +116,7 @@ impl<'g> Linearised<'g> {
                 Kind::Apply(map, x) => pushed[*x].map(|v| map.emit(v, &self.tape.node(*x).shape, &node.shape, lead)),
             };
         }
+        b.scope(&scope);
         self.of.iter().map(|t| t.id().and_then(|id| pushed[id])).collect()
     }
 
@@ -132,6 +134,7 @@ impl<'g> Linearised<'g> {
     /// `None` where it is structurally zero.
     pub fn vjp(&self, cotangents: &[Option<Cotangent<'g>>], lead: Option<&Dim>) -> Vec<Option<Cotangent<'g>>> {
         let b = self.tape.builder;
+        let scope = b.current_scope();
         let mut pulled: Vec<Option<Cotangent<'g>>> = vec![None; self.tape.len()];
         let mut result: Vec<Option<Cotangent<'g>>> = vec![None; self.sources];
         for (t, ct) in self.of.iter().zip(cotangents) {
@@ -157,6 +160,7 @@ impl<'g> Linearised<'g> {
                 }
             }
         }
+        b.scope(&scope);
         result
     }
 

@@ -40,6 +40,7 @@ const REWRITES: &[Rewrite] = &[
     negation::in_sum,
     negation::outwards,
     products::transposed_operand,
+    products::transposed_product,
     products::identity_matrix,
 ];
 

@@ -32,6 +32,28 @@ pub(super) fn transposed_operand<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
     Some(s.b.op("Gemm", &[ta.unwrap_or(a), tb.unwrap_or(b)], attrs))
 }
 
+/// `(a·b)ᵀ = bᵀ·aᵀ` of matrices
+pub(super) fn transposed_product<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
+    if s.op != "Transpose" || s.attrs.ints("perm")? != [1, 0] {
+        return None;
+    }
+    let product = s.x(0)?;
+    let node = made_by(product, "Gemm").or_else(|| made_by(product, "MatMul"))?;
+    let plain = node.inputs.len() == 2 && node.attrs.float("alpha").unwrap_or(1.0) == 1.0;
+    let (a, b) = (s.b.val(node.input(0)?), s.b.val(node.input(1)?));
+    if !plain || a.fact().rank()? != 2 || b.fact().rank()? != 2 {
+        return None;
+    }
+    let flag = |name: &str| node.attrs.int(name).unwrap_or(0) != 0;
+    let (left, right) = (!flag("transB"), !flag("transA"));
+    if !left && !right {
+        return Some(b.matmul(a));
+    }
+    let on = |attrs: Attrs, name: &str, yes: bool| if yes { attrs.with(name, 1) } else { attrs };
+    let attrs = on(on(Attrs::new(), "transA", left), "transB", right);
+    Some(s.b.op("Gemm", &[b, a], attrs))
+}
+
 /// `1·x = x`, `x·1 = x`
 pub(super) fn identity_matrix<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
     if s.op != "MatMul" {
