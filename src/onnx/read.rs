@@ -202,7 +202,7 @@ fn leaves<'g>(b: &'g Builder, raw: &RawGraph, symbols: &Symbols, outer: Outer) -
     let mut vals = HashMap::new();
     for input in &raw.inputs {
         let name = input.name();
-        let fact = types::fact(input, symbols, |axis| format!("{name}_dim{axis}")).ok().flatten();
+        let fact = types::fact(input, symbols, |axis| format!("{}_dim{axis}", name.replace('?', "_"))).ok().flatten();
         let default = data.get(name).copied().cloned();
         let fact = match (fact, &default) {
             (Some(fact), _) => fact,
