@@ -1,8 +1,8 @@
 //! Facts of values that neither our operators nor the file know: element types by rule, shapes by tract.
 
 use super::dims::Symbols;
-use super::types::is_made_up;
 use super::raw::RawNode;
+use super::types::is_made_up;
 use crate::ir::{Attr, DType, Dim, Fact, Graph, Node, Val};
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -54,8 +54,8 @@ pub(super) fn dtypes(node: &Node, inputs: &[Option<Val>]) -> Types {
         "Dropout" => Some(vec![input(0), DType::Bool]),
         "OneHot" => Some(vec![input(2)]),
         "Add" | "Sub" | "Mul" | "Div" | "MatMul" | "Gemm" | "Conv" | "Relu" | "Reshape" | "Transpose" | "Identity"
-        | "Concat" | "Gather" | "Slice" | "Squeeze" | "Unsqueeze" | "Expand" | "Flatten" | "Split" | "Range" | "Pad"
-        | "Neg" | "Softmax" | "Tile" => Some(vec![input(0)]),
+        | "Concat" | "Gather" | "Slice" | "Squeeze" | "Unsqueeze" | "Expand" | "Flatten" | "Split" | "Range"
+        | "Pad" | "Neg" | "Softmax" | "Tile" => Some(vec![input(0)]),
         _ => None,
     };
     match types {
@@ -177,9 +177,7 @@ fn dim(found: &TDim, symbols: &Symbols) -> Option<Dim> {
     Some(match found {
         TDim::Val(n) => Dim::Fixed(*n),
         TDim::Sym(symbol) => symbols.dim(&symbol.to_string()),
-        TDim::Add(terms) => {
-            terms.iter().try_fold(Dim::Fixed(0), |sum, term| Some(sum + dim(term, symbols)?))?
-        }
+        TDim::Add(terms) => terms.iter().try_fold(Dim::Fixed(0), |sum, term| Some(sum + dim(term, symbols)?))?,
         TDim::Mul(factors) => {
             factors.iter().try_fold(Dim::Fixed(1), |product, factor| Some(product * dim(factor, symbols)?))?
         }

@@ -2,8 +2,8 @@
 
 use super::dims::Symbols;
 use super::external::Folder;
-use super::fault::{ModelFault, NotOnnx};
 use super::facts::{self, Declared};
+use super::fault::{ModelFault, NotOnnx};
 use super::normalise::{self, Draft};
 use super::proto::ModelProto;
 use super::raw::{Expander, RawAttr, RawGraph, RawNode, domain};
@@ -213,12 +213,7 @@ fn declared(raw: &RawGraph, says: &Says) -> Declared {
 }
 
 /// Inputs, initialisers and captured values.
-fn leaves<'g>(
-    b: &'g Builder,
-    raw: &RawGraph,
-    symbols: &Symbols,
-    around: Option<&Around>,
-) -> HashMap<String, Val<'g>> {
+fn leaves<'g>(b: &'g Builder, raw: &RawGraph, symbols: &Symbols, around: Option<&Around>) -> HashMap<String, Val<'g>> {
     let data: HashMap<&str, &Tensor> = raw.initializers.iter().map(|(name, t)| (name.as_str(), t)).collect();
     let mut vals = HashMap::new();
     for (i, input) in raw.inputs.iter().enumerate() {
@@ -328,11 +323,24 @@ impl Importer<'_, '_> {
                         let id = self.vals.get(&free.tensor).map(|v| v.id());
                         captures.extend(id.filter(|id| !captures.contains(id)));
                     }
-                    Attr::Graph(Box::new(build(inner, self.says, Some(&around))?))
+                    let mut graph = build(inner, self.says, Some(&around))?;
+                    qualify(&mut graph, inner, &format!("{}/{name}", raw.name));
+                    Attr::Graph(Box::new(graph))
                 }
             };
             attrs.0.insert(name.clone(), attr);
         }
         Ok((attrs, captures))
+    }
+}
+
+/// Values that the import adds to a subgraph are named after its node: names are unique across a model's graphs.
+fn qualify(graph: &mut Graph, raw: &RawGraph, prefix: &str) {
+    let made = raw.nodes.iter().flat_map(|n| &n.outputs).map(String::as_str);
+    let given = raw.inputs.iter().map(|i| i.name()).chain(raw.initializers.iter().map(|(name, _)| name.as_str()));
+    let captured = raw.free.iter().map(|f| f.tensor.as_str());
+    let own: HashSet<&str> = made.chain(given).chain(captured).collect();
+    for value in graph.values.iter_mut().filter(|v| !own.contains(v.name.as_str())) {
+        value.name = format!("{prefix}/{}", value.name);
     }
 }

@@ -212,8 +212,7 @@ impl<'g> Draft<'g> {
             ..Node::default()
         };
         let types = super::facts::dtypes(&node, inputs);
-        let declared: Vec<Option<Fact>> =
-            (0..outputs.len()).map(|k| Some(Fact::unknown(types.output(k)))).collect();
+        let declared: Vec<Option<Fact>> = (0..outputs.len()).map(|k| Some(Fact::unknown(types.output(k)))).collect();
         self.builder.import(node, outputs, &declared)
     }
 
