@@ -21,7 +21,7 @@ pub fn text(model: &Model, options: TextOptions) -> String {
     let opset = write::opset(model);
     let mut out = String::from("<\n");
     let domains = model.domains.iter().map(|(d, v)| format!(", {} : {v}", quoted(d)));
-    let _ = write!(out, "   ir_version: {},\n", write::ir_version(model, opset));
+    let _ = writeln!(out, "   ir_version: {},", write::ir_version(model, opset));
     let _ = write!(out, "   opset_import: [\"\" : {opset}{}]", domains.collect::<String>());
     let fields =
         [("producer_name", &model.producer.0), ("producer_version", &model.producer.1), ("doc_string", &model.doc)];
