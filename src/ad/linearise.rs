@@ -47,7 +47,7 @@ pub fn linearise<'g>(tape: &'g Tape<'g>, of: &[Val<'g>], wrt: &[Val<'g>]) -> Res
             unsupported.push(Unsupported { node: node.name.clone(), op: node.op.clone(), reason: reason.to_string() })
         };
         let known = if node.domain.is_empty() { ops::lookup(&node.op) } else { None };
-        let rule = match known.map(|op| &op.tangent) {
+        let rule = match known.map(|op| op.tangent.of(&node.attrs)) {
             Some(Tangent::Rule(rule)) => rule,
             Some(Tangent::Zero) => continue,
             Some(Tangent::Blocked(reason)) => {
@@ -58,7 +58,7 @@ pub fn linearise<'g>(tape: &'g Tape<'g>, of: &[Val<'g>], wrt: &[Val<'g>]) -> Res
                 blocked("it has to be lowered first");
                 continue;
             }
-            None => {
+            Some(Tangent::Select(_)) | None => {
                 blocked("there is no rule for this operator");
                 continue;
             }
@@ -78,6 +78,7 @@ pub fn linearise<'g>(tape: &'g Tape<'g>, of: &[Val<'g>], wrt: &[Val<'g>]) -> Res
         }
     }
     b.scope(&scope);
+    unsupported.extend(tape.take_blocked());
     if !unsupported.is_empty() {
         return Err(Error::NotDifferentiable { nodes: unsupported });
     }
@@ -159,8 +160,8 @@ impl<'g> Linearised<'g> {
         result
     }
 
-    /// The tape nodes that some `of` needs.
-    fn needed(&self) -> Vec<bool> {
+    /// Which tape nodes some `of` needs.
+    pub fn needed(&self) -> Vec<bool> {
         let mut needed = vec![false; self.tape.len()];
         for t in &self.of {
             if let Some(id) = t.id() {
@@ -181,6 +182,11 @@ impl<'g> Linearised<'g> {
             }
         }
         needed
+    }
+
+    /// The whole tape, in order.
+    pub fn tape_nodes(&self) -> Vec<super::TanNode<'g>> {
+        (0..self.tape.len()).map(|id| self.tape.node(id)).collect()
     }
 
     /// The linear maps on the way, with the names of the nodes they come from: for looking at a derivative's structure.

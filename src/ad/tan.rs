@@ -1,7 +1,8 @@
 //! Tangents: handles on a tape of linear maps. Only linear operations exist, so a non-linear rule does not type-check.
 
+use crate::error::Unsupported;
 use crate::ir::{Builder, DType, Dim, Val, broadcast};
-use crate::linear::{ConvGeometry, Linear};
+use crate::linear::{AveragePool, ConvGeometry, Linear};
 use std::cell::RefCell;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
@@ -10,6 +11,7 @@ pub struct Tape<'g> {
     pub builder: &'g Builder,
     nodes: RefCell<Vec<TanNode<'g>>>,
     scope: RefCell<String>,
+    blocked: RefCell<Vec<Unsupported>>,
 }
 
 #[derive(Clone)]
@@ -38,7 +40,7 @@ pub struct Tan<'g> {
 
 impl<'g> Tape<'g> {
     pub fn new(builder: &'g Builder) -> Tape<'g> {
-        Tape { builder, nodes: RefCell::default(), scope: RefCell::default() }
+        Tape { builder, nodes: RefCell::default(), scope: RefCell::default(), blocked: RefCell::default() }
     }
 
     pub fn zero(&'g self) -> Tan<'g> {
@@ -51,6 +53,18 @@ impl<'g> Tape<'g> {
 
     pub(super) fn set_scope(&self, scope: &str) {
         *self.scope.borrow_mut() = scope.to_string();
+    }
+
+    /// Notes a node that turned out to have no derivative.
+    pub(crate) fn block(&self, node: Unsupported) {
+        let mut blocked = self.blocked.borrow_mut();
+        if !blocked.contains(&node) {
+            blocked.push(node);
+        }
+    }
+
+    pub(super) fn take_blocked(&self) -> Vec<Unsupported> {
+        self.blocked.take()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -136,6 +150,12 @@ impl<'g> Tan<'g> {
         self.sum_axes(axes, true)
     }
 
+    /// The sum over axes only known at run time, of the given shape. No axes sum nothing if `noop`, else everything.
+    pub fn sum_at(self, axes: Val<'g>, keep: bool, noop: bool, shape: &[Dim]) -> Tan<'g> {
+        let shape = shape.to_vec();
+        self.apply(|_| Linear::SumAt { axes, keep, noop, shape })
+    }
+
     pub fn expand(self, shape: &[Dim]) -> Tan<'g> {
         if self.is_zero() || self.shape() == shape {
             return self;
@@ -207,6 +227,17 @@ impl<'g> Tan<'g> {
         self.apply(|_| Linear::Gather { indices, axis: axis as usize })
     }
 
+    /// ONNX's GatherElements along `axis` (from the front).
+    pub fn gather_elements(self, indices: Val<'g>, axis: i64) -> Tan<'g> {
+        self.apply(|_| Linear::GatherElements { indices, axis: axis as usize })
+    }
+
+    /// Zeros of `shape` with the tangent added, as ScatterElements with reduction `add`.
+    pub fn scatter_elements(self, indices: Val<'g>, axis: i64, shape: &[Dim]) -> Tan<'g> {
+        let shape = shape.to_vec();
+        self.apply(|_| Linear::ScatterElements { indices, axis: axis as usize, shape })
+    }
+
     /// ONNX's GatherND without batch axes.
     pub fn gather_nd(self, indices: Val<'g>) -> Tan<'g> {
         self.apply(|_| Linear::GatherNd { indices })
@@ -236,6 +267,10 @@ impl<'g> Tan<'g> {
     /// `conv_transpose(x, self)`: the tangent is the filter.
     pub fn conv_transpose_filter(self, x: Val<'g>, g: ConvGeometry) -> Tan<'g> {
         self.apply(|_| Linear::ConvTransposeFilter { x, g })
+    }
+
+    pub fn average_pool(self, pool: AveragePool<'g>) -> Tan<'g> {
+        self.apply(|_| Linear::AveragePool(Box::new(pool)))
     }
 
     /// A per-channel vector (`[C]`) as seen by an image of `rank` axes: `[C, 1, …]`.

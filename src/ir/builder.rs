@@ -17,11 +17,14 @@ pub struct Builder {
     state: RefCell<State>,
 }
 
+/// What a node computes: operator, inputs, attributes.
+type NodeKey = (String, Vec<Option<ValueId>>, Attrs);
+
 #[derive(Default)]
 struct State {
     graph: Graph,
     /// Nodes already there, by what they compute.
-    nodes: HashMap<(String, Vec<Option<ValueId>>, Attrs), Vec<ValueId>>,
+    nodes: HashMap<NodeKey, Vec<ValueId>>,
     constants: HashMap<Tensor, ValueId>,
     /// Values whose data may be computed with: constants made here and imported integers, never weights.
     foldable: HashSet<ValueId>,
@@ -31,6 +34,8 @@ struct State {
     /// Where each symbolic dimension can be read at run time.
     dims: HashMap<Dim, (ValueId, usize)>,
     fault: Option<Error>,
+    /// Values below this id keep their names.
+    named: u32,
 }
 
 impl State {
@@ -102,6 +107,7 @@ impl Builder {
                 state.nodes.entry(key).or_insert_with(|| node.outputs.iter().flatten().copied().collect());
             }
         }
+        state.named = graph.values.len() as u32;
         state.graph = graph;
         Builder { state: RefCell::new(state) }
     }
@@ -251,11 +257,15 @@ impl Builder {
         }
         let key = (op.to_string(), keyed, attrs);
         let pure = ops::is_pure(op);
-        if pure
-            && let Some(found) = self.state.borrow().nodes.get(&key)
-            && found.len() == outputs
-        {
-            return found.iter().map(|&id| self.val(id)).collect();
+        let found = if pure { self.state.borrow().nodes.get(&key).cloned() } else { None };
+        if let Some(found) = found {
+            let optional = ops::has_optional_outputs(op);
+            if found.len() == outputs || (optional && found.len() > outputs) {
+                return found.into_iter().take(outputs).map(|id| self.val(id)).collect();
+            }
+            if optional && let Some(grown) = self.add_outputs(&key, &found, outputs) {
+                return grown;
+            }
         }
         let attrs = key.2.clone();
         let facts = match self.facts(op, &ids, &attrs, outputs) {
@@ -288,6 +298,23 @@ impl Builder {
             self.state.borrow_mut().nodes.insert(key, ids);
         }
         made.into_iter().flatten().collect()
+    }
+
+    /// More optional outputs for a node that is there; `None` if it cannot have them.
+    fn add_outputs<'g>(&'g self, key: &NodeKey, found: &[ValueId], outputs: usize) -> Option<Vec<Val<'g>>> {
+        let facts = self.facts(&key.0, &key.1, &key.2, outputs).ok()?;
+        let mut ids = found.to_vec();
+        let mut s = self.state.borrow_mut();
+        let producer = s.graph.value(*ids.first()?).producer?;
+        for (k, fact) in facts.into_iter().enumerate().skip(found.len()) {
+            let name = format!("{}:{k}", s.graph.node(producer).name);
+            let name = s.fresh(&name);
+            ids.push(s.add_value(name, fact, None, Some(producer)));
+        }
+        s.graph.nodes[producer.0 as usize].outputs = ids.iter().copied().map(Some).collect();
+        s.nodes.insert(key.clone(), ids.clone());
+        drop(s);
+        Some(ids.into_iter().map(|id| self.val(id)).collect())
     }
 
     /// Adds a node as it stands, without rewriting: for import. Output names are taken literally.
@@ -354,34 +381,44 @@ impl Builder {
         }
     }
 
-    /// Makes `val` a graph output called `name`, which must be new or its own.
-    pub fn output<'g>(&'g self, val: Val<'g>, name: &str) -> Val<'g> {
-        let (own, free) = {
-            let s = self.state.borrow();
-            let value = s.graph.value(val.id());
-            let free = value.producer.is_some() && !s.graph.outputs.contains(&val.id());
-            (value.name == name && !s.graph.outputs.contains(&val.id()), free && !s.names.contains(name))
-        };
-        let out = if own {
-            val
-        } else if free {
-            self.rename(val, name);
-            val
-        } else {
-            let node = Node {
-                name: self.fresh_name(&format!("{name}/Identity")),
-                op: "Identity".into(),
-                inputs: vec![Some(val.id())],
-                ..Node::default()
-            };
-            let fact = val.fact();
-            match self.push(node, &[Some(name.to_string())], vec![fact]).pop().flatten() {
-                Some(out) => out,
-                None => val,
-            }
-        };
-        self.state.borrow_mut().graph.outputs.push(out.id());
-        out
+    /// Makes `val` a graph output called `name`, with a numeric suffix if that exists; gives the name it got. A value
+    /// that has a name of its own (an input, a tensor of the imported graph) keeps it and is copied.
+    pub fn output(&self, val: Val<'_>, name: &str) -> String {
+        let mut s = self.state.borrow_mut();
+        let value = s.graph.value(val.id());
+        let taken = s.graph.outputs.contains(&val.id());
+        if value.name == name && !taken {
+            s.graph.outputs.push(val.id());
+            return name.to_string();
+        }
+        let named = value.producer.is_none() || val.id().0 < s.named;
+        let fact = value.fact.clone();
+        let name = s.fresh(name);
+        if !taken && !named {
+            s.graph.value_mut(val.id()).name = name.clone();
+            s.graph.outputs.push(val.id());
+            return name;
+        }
+        let node_name = s.fresh(&format!("{name}/Identity"));
+        let node =
+            Node { name: node_name, op: "Identity".into(), inputs: vec![Some(val.id())], ..Node::default() };
+        drop(s);
+        if let Some(Some(copy)) = self.push(node, &[Some(name.clone())], vec![fact]).pop() {
+            self.state.borrow_mut().graph.outputs.push(copy.id());
+        }
+        name
+    }
+
+    /// Whether no value and no node has that name.
+    pub fn is_free(&self, name: &str) -> bool {
+        !self.state.borrow().names.contains(name)
+    }
+
+    /// A copy of a value as a variable of its own, which no rewrite looks through.
+    pub fn copy<'g>(&'g self, val: Val<'g>, name: &str) -> Val<'g> {
+        let name = self.fresh_name(name);
+        let node = Node { name: name.clone(), op: "Identity".into(), inputs: vec![Some(val.id())], ..Node::default() };
+        self.push(node, &[Some(name)], vec![val.fact()]).pop().flatten().unwrap_or(val)
     }
 
     /// Gives the value another name.

@@ -69,6 +69,17 @@ impl Dim {
         }
     }
 
+    /// The number it is where `symbol` gives the symbols' values.
+    pub fn evaluate(&self, symbol: &dyn Fn(&str) -> i64) -> i64 {
+        match self {
+            Dim::Fixed(n) => *n,
+            Dim::Symbol(poly) => {
+                let term = |(m, c): (&Monomial, &i64)| m.iter().fold(*c, |p, s| p.saturating_mul(symbol(s)));
+                poly.0.iter().map(term).fold(0, i64::saturating_add)
+            }
+        }
+    }
+
     fn poly(&self) -> Poly {
         match self {
             Dim::Fixed(n) => Poly(BTreeMap::from([(Vec::new(), *n)])),
@@ -106,10 +117,16 @@ impl Dim {
     pub fn div_floor(&self, by: i64) -> Dim {
         match self {
             Dim::Fixed(n) if by != 0 => Dim::Fixed(n.div_euclid(by)),
-            _ => match self.div_exact(&Dim::Fixed(by)) {
-                Some(exact) => exact,
-                None => Dim::symbol(&format!("floor(({self})/{by})")),
-            },
+            // Whole multiples leave the floor: ⌊(2H + 3)/2⌋ = H + 1.
+            _ => {
+                let poly = self.poly();
+                let constant = poly.0.get(&Vec::new()).copied().unwrap_or(0);
+                let rest = self.clone() - Dim::Fixed(constant);
+                match rest.div_exact(&Dim::Fixed(by)) {
+                    Some(exact) => exact + Dim::Fixed(constant.div_euclid(by)),
+                    None => Dim::symbol(&format!("floor(({self})/{by})")),
+                }
+            }
         }
     }
 
@@ -211,6 +228,7 @@ mod tests {
         assert_eq!(flat.div_exact(&Dim::Fixed(4)).unwrap().to_string(), "4*H*N");
         assert_eq!((h.clone() - Dim::Fixed(1)).div_floor(2).to_string(), "floor((H - 1)/2)");
         assert_eq!((h.clone() * Dim::Fixed(2)).div_floor(2), h);
+        assert_eq!((h.clone() * Dim::Fixed(2) + Dim::Fixed(3)).div_floor(2).to_string(), "H + 1");
         assert_eq!(h.clone() - h, Dim::Fixed(0));
     }
 }

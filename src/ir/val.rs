@@ -157,6 +157,9 @@ impl<'g> Val<'g> {
     }
 
     pub fn cast(self, to: DType) -> Val<'g> {
+        if self.dtype() == to {
+            return self;
+        }
         self.builder.op("Cast", &[self], Attrs::new().with("to", i64::from(to.code())))
     }
 
@@ -202,15 +205,15 @@ impl<'g> Val<'g> {
         if self.fact().shape.as_deref() == Some(shape) {
             return self;
         }
-        // One dimension may stay open: no run-time arithmetic for it.
-        let open = shape.iter().filter(|d| d.fixed().is_none()).count();
-        let target = if open == 1 {
-            let dims: Vec<i64> = shape.iter().map(|d| d.fixed().unwrap_or(-1)).collect();
-            self.builder.ints(&dims)
-        } else {
-            self.builder.shape_value(shape)
+        let target = match reshape_target(&self.fact().shape.unwrap_or_default(), shape) {
+            Some(target) => self.builder.ints(&target),
+            None => self.builder.shape_value(shape),
         };
-        let out = self.builder.op("Reshape", &[self, target], Attrs::new());
+        let mut attrs = Attrs::new();
+        if shape.contains(&Dim::Fixed(0)) {
+            attrs = attrs.with("allowzero", 1);
+        }
+        let out = self.builder.op("Reshape", &[self, target], attrs);
         self.builder.refine_fact(out, &Fact::new(self.dtype(), shape));
         out
     }
@@ -250,6 +253,12 @@ impl<'g> Val<'g> {
         if axes.is_empty() { self } else { self.builder.op("Squeeze", &[self, self.builder.ints(axes)], Attrs::new()) }
     }
 
+    /// A per-channel vector (`[C]`) as seen by an image of `rank` axes: `[C, 1, …]`.
+    pub fn along_channel(self, rank: usize) -> Val<'g> {
+        let axes: Vec<i64> = (1..rank as i64 - 1).collect();
+        self.unsqueeze(&axes)
+    }
+
     /// `self[start:end]` along one axis, step 1.
     pub fn slice(self, axis: i64, start: i64, end: i64) -> Val<'g> {
         let b = self.builder;
@@ -267,6 +276,23 @@ impl<'g> Val<'g> {
         }
         self.builder.op("Shape", &[self], attrs)
     }
+}
+
+/// A constant target of a Reshape, where one open dimension may be -1 and others are copied by 0: no arithmetic on
+/// shapes at run time.
+fn reshape_target(from: &[Dim], to: &[Dim]) -> Option<Vec<i64>> {
+    let open = to.iter().filter(|d| d.fixed().is_none()).count();
+    if open > 0 && to.contains(&Dim::Fixed(0)) {
+        return None;
+    }
+    let copied = |i: usize| open > 1 && from.get(i) == to.get(i);
+    let entries = to.iter().enumerate().map(|(i, d)| match d.fixed() {
+        Some(n) => n,
+        None if copied(i) => 0,
+        None => -1,
+    });
+    let target: Vec<i64> = entries.collect();
+    (target.iter().filter(|&&n| n == -1).count() <= 1).then_some(target)
 }
 
 impl std::fmt::Debug for Val<'_> {

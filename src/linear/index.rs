@@ -1,5 +1,6 @@
 //! Maps that pick elements by index, and running sums.
 
+use super::with_lead;
 use crate::ir::{Attrs, Dim, Tensor, Val, count};
 
 pub(super) fn gather_shape(t: &[Dim], indices: &[Dim], axis: usize) -> Vec<Dim> {
@@ -31,6 +32,32 @@ pub(super) fn gather_transposed<'g>(ct: Val<'g>, indices: Val<'g>, axis: usize, 
     let mut back: Vec<i64> = (1..rank as i64).collect();
     back.insert(axis, 0);
     if axis == 0 { scattered } else { scattered.permute(&back) }
+}
+
+/// The indices, the same along the leading axis.
+fn indices_with_lead<'g>(indices: Val<'g>, lead: Option<&Dim>) -> Val<'g> {
+    let shape = indices.shape();
+    if lead.is_none() { indices } else { indices.expand(&with_lead(&shape, lead)) }
+}
+
+pub(super) fn gather_elements<'g>(t: Val<'g>, indices: Val<'g>, axis: usize, lead: Option<&Dim>) -> Val<'g> {
+    let axis = (axis + usize::from(lead.is_some())) as i64;
+    t.builder().op("GatherElements", &[t, indices_with_lead(indices, lead)], Attrs::new().with("axis", axis))
+}
+
+/// Zeros of `shape` with `t` added along `axis`.
+pub(super) fn scatter_elements<'g>(
+    t: Val<'g>,
+    indices: Val<'g>,
+    axis: usize,
+    shape: &[Dim],
+    lead: Option<&Dim>,
+) -> Val<'g> {
+    let b = t.builder();
+    let axis = (axis + usize::from(lead.is_some())) as i64;
+    let zeros = b.zeros(t.dtype(), &with_lead(shape, lead));
+    let attrs = Attrs::new().with("axis", axis).with("reduction", "add");
+    b.op("ScatterElements", &[zeros, indices_with_lead(indices, lead), t], attrs)
 }
 
 pub(super) fn gather_nd<'g>(t: Val<'g>, indices: Val<'g>, lead: Option<&Dim>) -> Val<'g> {

@@ -5,10 +5,12 @@
 
 mod convolution;
 mod index;
+mod pooling;
 mod product;
 mod reshape;
 
 pub use convolution::ConvGeometry;
+pub use pooling::{AveragePool, Divisor};
 pub use reshape::{align, with_lead};
 
 use crate::ir::{DType, Dim, Val, broadcast};
@@ -35,6 +37,13 @@ pub enum Linear<'g> {
         axes: Vec<i64>,
         keep: bool,
     },
+    /// `Σ t` over axes only known at run time, to the given shape; no axes: `noop`, or all
+    SumAt {
+        axes: Val<'g>,
+        keep: bool,
+        noop: bool,
+        shape: Vec<Dim>,
+    },
     Expand(Vec<Dim>),
     Reshape(Vec<Dim>),
     Permute(Vec<i64>),
@@ -44,6 +53,16 @@ pub enum Linear<'g> {
     Gather {
         indices: Val<'g>,
         axis: usize,
+    },
+    /// `t[indices[i, j, …], j, …]`; transposed: the same scatter with addition
+    GatherElements {
+        indices: Val<'g>,
+        axis: usize,
+    },
+    ScatterElements {
+        indices: Val<'g>,
+        axis: usize,
+        shape: Vec<Dim>,
     },
     GatherNd {
         indices: Val<'g>,
@@ -70,6 +89,8 @@ pub enum Linear<'g> {
         x: Val<'g>,
         g: ConvGeometry,
     },
+    /// Transposed: ConvTranspose of each window's share with ones
+    AveragePool(Box<AveragePool<'g>>),
     Cast {
         from: DType,
         to: DType,
@@ -115,17 +136,22 @@ impl<'g> Linear<'g> {
             Linear::MatMulLeft(v) => product::matmul_shape(&v.shape(), t),
             Linear::Sum { axes, keep } => reshape::summed(t, axes, *keep),
             Linear::Expand(shape) => broadcast(t, shape, &unknown).unwrap_or_else(|| shape.clone()),
-            Linear::Reshape(shape) | Linear::ScatterNd { shape, .. } => shape.clone(),
+            Linear::Reshape(shape)
+            | Linear::SumAt { shape, .. }
+            | Linear::ScatterElements { shape, .. }
+            | Linear::ScatterNd { shape, .. } => shape.clone(),
             Linear::Permute(perm) => {
                 perm.iter().map(|&p| t.get(p as usize).cloned().unwrap_or(Dim::Fixed(1))).collect()
             }
             Linear::Pad(pads) => t.iter().zip(pads).map(|(d, (a, b))| d.clone() + a.clone() + b.clone()).collect(),
             Linear::Gather { indices, axis } => index::gather_shape(t, &indices.shape(), *axis),
+            Linear::GatherElements { indices, .. } => indices.shape(),
             Linear::GatherNd { indices } => index::gather_nd_shape(t, &indices.shape()),
             Linear::Conv { w, g } => g.conv_shape(t, &w.shape()),
             Linear::ConvFilter { x, g } => g.conv_shape(&x.shape(), t),
             Linear::ConvTranspose { w, g } => g.image_shape(t, &w.shape()),
             Linear::ConvTransposeFilter { x, g } => g.image_shape(&x.shape(), t),
+            Linear::AveragePool(pool) => pool.shape(t),
             Linear::Cast { to, .. } => return (t.to_vec(), *to),
             Linear::CumSum { .. } => t.to_vec(),
         };
@@ -147,11 +173,16 @@ impl<'g> Linear<'g> {
                 let axes = reshape::shifted(axes, skip);
                 if *keep { t.sum_keep(&axes) } else { t.sum(&axes) }
             }
+            Linear::SumAt { axes, keep, noop, .. } => reshape::sum_at(t, *axes, *keep, *noop, to, lead),
             Linear::Expand(_) => aligned().expand(&with_lead(to, lead)),
             Linear::Reshape(shape) => t.reshape(&with_lead(shape, lead)),
             Linear::Permute(perm) => t.permute(&reshape::permutation(perm, lead)),
             Linear::Pad(pads) => reshape::pad(t, &reshape::pads_with_lead(pads, lead)),
             Linear::Gather { indices, axis } => index::gather(t, *indices, axis + skip),
+            Linear::GatherElements { indices, axis } => index::gather_elements(t, *indices, *axis, lead),
+            Linear::ScatterElements { indices, axis, shape } => {
+                index::scatter_elements(t, *indices, *axis, shape, lead)
+            }
             Linear::GatherNd { indices } => index::gather_nd(t, *indices, lead),
             Linear::ScatterNd { indices, shape } => index::scatter_nd(t, *indices, shape, lead),
             Linear::Conv { w, g } => convolution::over_lead(t, lead, |t| g.conv(t, *w)),
@@ -160,6 +191,7 @@ impl<'g> Linear<'g> {
             Linear::ConvTransposeFilter { x, g } => {
                 convolution::filters_over_lead(t, lead, |t| g.conv_transpose(*x, t, to))
             }
+            Linear::AveragePool(pool) => convolution::over_lead(t, lead, |t| pool.emit(t)),
             Linear::Cast { to: dtype, .. } => t.cast(*dtype),
             Linear::CumSum { axis, exclusive, reverse } => index::cumsum(t, axis + skip, *exclusive, *reverse),
         }
@@ -179,6 +211,9 @@ impl<'g> Linear<'g> {
                 let axes = reshape::shifted(axes, skip);
                 let value = if *keep { ct.value } else { ct.value.unsqueeze(&axes) };
                 Cotangent { value, shape: with_lead(from, lead) }
+            }
+            Linear::SumAt { axes, keep, .. } => {
+                Cotangent::new(reshape::sum_at_transposed(ct.materialise(), *axes, *keep, &with_lead(from, lead), lead))
             }
             Linear::Expand(_) => ct.unbroadcast(from, lead),
             Linear::Reshape(_) => reshape::reshape_transposed(ct, &with_lead(from, lead)),
@@ -201,6 +236,12 @@ impl<'g> Linear<'g> {
                 axis + skip,
                 &with_lead(from, lead),
             )),
+            Linear::GatherElements { indices, axis } => {
+                Cotangent::new(index::scatter_elements(ct.materialise(), *indices, *axis, from, lead))
+            }
+            Linear::ScatterElements { indices, axis, .. } => {
+                Cotangent::new(index::gather_elements(ct.materialise(), *indices, *axis, lead))
+            }
             Linear::GatherNd { indices } => Cotangent::new(index::scatter_nd(ct.materialise(), *indices, from, lead)),
             Linear::ScatterNd { indices, .. } => Cotangent::new(index::gather_nd(ct.materialise(), *indices, lead)),
             Linear::Conv { w, g } => {
@@ -212,6 +253,9 @@ impl<'g> Linear<'g> {
             Linear::ConvFilter { x, g } => Cotangent::new(g.filter_gradient(*x, ct.materialise(), from, lead)),
             Linear::ConvTransposeFilter { x, g } => {
                 Cotangent::new(g.transposed_filter_gradient(*x, ct.materialise(), from, lead))
+            }
+            Linear::AveragePool(pool) => {
+                Cotangent::new(convolution::over_lead(ct.materialise(), lead, |c| pool.transpose(c, from)))
             }
             Linear::Cast { from: dtype, .. } => ct.map(|c| c.cast(*dtype)),
             Linear::CumSum { axis, exclusive, reverse } => {

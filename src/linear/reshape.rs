@@ -1,7 +1,7 @@
 //! Maps that move elements: Reshape, Permute, Pad, and summing a broadcast back.
 
 use super::Cotangent;
-use crate::ir::{Attrs, Dim, Val};
+use crate::ir::{Attrs, Dim, Fact, Val};
 
 /// `shape` behind the leading axis, if there is one.
 pub fn with_lead(shape: &[Dim], lead: Option<&Dim>) -> Vec<Dim> {
@@ -72,8 +72,44 @@ pub(super) fn pad<'g>(x: Val<'g>, pads: &[(Dim, Dim)]) -> Val<'g> {
     }
     let shape: Vec<Dim> = x.shape().iter().zip(pads).map(|(d, (a, b))| d.clone() + a.clone() + b.clone()).collect();
     let out = b.op("Pad", &[x, b.shape_value(&all)], Attrs::new());
-    b.refine_fact(out, &crate::ir::Fact::new(x.dtype(), shape));
+    b.refine_fact(out, &Fact::new(x.dtype(), shape));
     out
+}
+
+/// Axes known at run time, behind the leading axis. Negative ones count from the end and stay.
+fn axes_with_lead<'g>(axes: Val<'g>, lead: Option<&Dim>) -> Val<'g> {
+    match lead {
+        None => axes,
+        Some(_) => axes.lt(axes.like(0.0)).select(axes, axes + 1.0),
+    }
+}
+
+/// `Σ t` over run-time axes; the result has shape `to`.
+pub(super) fn sum_at<'g>(t: Val<'g>, axes: Val<'g>, keep: bool, noop: bool, to: &[Dim], lead: Option<&Dim>) -> Val<'g> {
+    let b = t.builder();
+    let attrs = Attrs::new().with("keepdims", i64::from(keep)).with("noop_with_empty_axes", i64::from(noop));
+    let sum = b.op("ReduceSum", &[t, axes_with_lead(axes, lead)], attrs);
+    b.refine_fact(sum, &Fact::new(t.dtype(), with_lead(to, lead)));
+    sum
+}
+
+/// The cotangent of a sum over run-time axes, spread over `shape`.
+pub(super) fn sum_at_transposed<'g>(
+    ct: Val<'g>,
+    axes: Val<'g>,
+    keep: bool,
+    shape: &[Dim],
+    lead: Option<&Dim>,
+) -> Val<'g> {
+    if keep {
+        return ct.expand(shape);
+    }
+    let b = ct.builder();
+    // The shape with size 1 on the summed axes.
+    let ones = b.ints(&[1]).expand(&axes.shape());
+    let attrs = Attrs::new().with("axis", 0);
+    let kept = b.op("ScatterElements", &[b.shape_value(shape), axes_with_lead(axes, lead), ones], attrs);
+    b.op("Reshape", &[ct, kept], Attrs::new()).expand(shape)
 }
 
 /// The transpose of a reshape of something of shape `to`. Axes of size 1 that only come or go leave a delayed
@@ -160,8 +196,10 @@ impl<'g> Cotangent<'g> {
         let shape = with_lead(from, lead);
         if !open.is_empty() {
             let offset = open.iter().map(|a| a - extra).collect::<Vec<_>>();
-            let logical: Vec<Dim> = self.shape[..skip].iter().chain(&self.shape[skip + extra..]).cloned().collect();
-            value = sum_at_run_time(value.expand(&logical), &offset, &shape);
+            // Only the open axes still have their broadcast size.
+            let mut broadcast = shape.clone();
+            offset.iter().for_each(|&axis| broadcast[axis] = self.shape[axis + extra].clone());
+            value = sum_at_run_time(value.expand(&broadcast), &offset, &shape);
         }
         Cotangent { value, shape }
     }
@@ -177,10 +215,10 @@ fn sum_at_run_time<'g>(value: Val<'g>, axes: &[usize], shape: &[Dim]) -> Val<'g>
         // An empty list of axes sums nothing: `noop_with_empty_axes`.
         let candidates = b.ints(&[axis as i64]);
         let chosen = b.op("Compress", &[candidates, grown], Attrs::new().with("axis", 0));
-        value = b.op("ReduceSum", &[value, chosen], Attrs::new().with("keepdims", 1).with("noop_with_empty_axes", 1));
         let mut known = value.shape();
         known[axis] = shape[axis].clone();
-        b.refine_fact(value, &crate::ir::Fact::new(value.dtype(), known));
+        value = b.op("ReduceSum", &[value, chosen], Attrs::new().with("keepdims", 1).with("noop_with_empty_axes", 1));
+        b.refine_fact(value, &Fact::new(value.dtype(), known));
     }
     value
 }

@@ -17,6 +17,7 @@ mod since;
 mod tensor;
 mod text;
 mod types;
+mod weights;
 mod write;
 
 /// The protobuf messages, compiled from `proto/onnx.proto`.
@@ -29,7 +30,8 @@ pub(crate) use fault::list as list_faults;
 pub use fault::{ExternalFault, ModelFault, NotOnnx};
 pub use read::{read, read_bytes};
 pub use text::{TextOptions, compact, graph_text, text};
-pub use write::{External, to_bytes, write, write_with};
+pub use weights::{save, with_weights, without_weights};
+pub use write::{External, opset, to_bytes, write, write_with};
 
 /// The opsets that [`read`] accepts.
 pub const OPSETS: std::ops::RangeInclusive<i64> = 7..=25;

@@ -31,7 +31,7 @@ pub enum External {
 }
 
 /// The opset in which the model is written.
-pub(super) fn opset(model: &Model) -> i64 {
+pub fn opset(model: &Model) -> i64 {
     model.opset.max(since::graph(&model.graph))
 }
 
@@ -88,7 +88,7 @@ fn weights(graph: &Graph) -> usize {
 }
 
 /// Writes through a temporary file in the same folder, synced before it takes its name.
-fn replace(path: &Path, fill: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>) -> Result<()> {
+pub(super) fn replace(path: &Path, fill: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>) -> Result<()> {
     let fault = |source| Error::Io { path: path.to_path_buf(), source };
     let dir = match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir.to_path_buf(),

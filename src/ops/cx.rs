@@ -1,7 +1,9 @@
 //! What a tangent rule sees: primal values, tangents, attributes of one node.
 
+use super::Fault;
 use crate::ad::{Tan, Tape};
-use crate::ir::{Attrs, Builder, DType, Node, Tensor, Val};
+use crate::error::{Error, Unsupported};
+use crate::ir::{Attrs, Builder, DType, Dim, Fact, Node, Tensor, Val, count};
 
 pub struct Cx<'g> {
     pub b: &'g Builder,
@@ -62,6 +64,43 @@ impl<'g> Cx<'g> {
 
     pub fn zero(&self) -> Tan<'g> {
         self.tape.zero()
+    }
+
+    /// Reports inputs that do not fit the operator; the tangent is of no use then.
+    pub fn fault(&self, fault: Fault) -> Tan<'g> {
+        let inputs = self.node.inputs.iter().map(|id| match id {
+            Some(id) => format!("{:?}", self.b.val(*id)),
+            None => "-".to_string(),
+        });
+        let (node, op) = (self.node.name.clone(), self.node.op.clone());
+        self.b.fault(Error::Operator { node, op, inputs: inputs.collect(), fault });
+        self.zero()
+    }
+
+    /// A zero tangent, and an error of the whole derivative: this node has none, for a reason that only its attributes
+    /// or inputs show.
+    pub fn blocked(&self, reason: &str) -> Tan<'g> {
+        let (node, op) = (self.node.name.clone(), self.node.op.clone());
+        self.tape.block(Unsupported { node, op, reason: reason.to_string() });
+        self.tape.zero()
+    }
+
+    /// The tangent of an operator that only moves elements of input 0: what `moved` does to the elements' positions
+    /// picks from the flat tangent. With `hole`, the position after the last is a zero.
+    pub fn by_position(&self, hole: bool, moved: impl FnOnce(Val<'g>, &Dim) -> Val<'g>) -> Tan<'g> {
+        let x = self.x(0);
+        let n = count(&x.shape());
+        let index = moved(self.b.range(&n).reshape(&x.shape()), &n);
+        self.b.refine_fact(index, &Fact { dtype: DType::I64, ..self.out(0).fact() });
+        let flat = self.dx(0).reshape(&[n]);
+        let flat = if hole { flat.pad(vec![(Dim::Fixed(0), Dim::Fixed(1))]) } else { flat };
+        flat.gather(index, 0)
+    }
+
+    /// The elements of integer input `i`, dimensions included.
+    pub fn dims(&self, i: usize) -> Option<Vec<Dim>> {
+        let fact = self.b.val(self.node.input(i)?).fact();
+        fact.ints.map(|ints| ints.to_vec())
     }
 
     pub fn op(&self) -> &str {

@@ -2,7 +2,7 @@
 
 use super::Fault;
 use crate::ir::{Attrs, DType, Tensor};
-use ndarray::{ArrayD, IxDyn};
+use ndarray::{ArrayD, Dimension, IxDyn};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Array {
@@ -21,6 +21,25 @@ impl Array {
             what: "elements",
             found: found.to_string(),
             expected: format!("{shape:?}"),
+        })
+    }
+
+    /// The array whose element at each index is `f(index)`.
+    pub fn tabulate(
+        dtype: DType,
+        shape: &[usize],
+        mut f: impl FnMut(&[usize]) -> Result<f64, Fault>,
+    ) -> Result<Array, Fault> {
+        let data = ndarray::indices(IxDyn(shape)).into_iter().map(|at| f(at.slice())).collect::<Result<_, _>>()?;
+        Array::from_vec(dtype, shape, data)
+    }
+
+    /// The element at an index.
+    pub fn at(&self, index: &[usize]) -> Result<f64, Fault> {
+        self.data.get(index).copied().ok_or_else(|| Fault::Shape {
+            what: "index",
+            found: format!("{index:?}"),
+            expected: format!("{:?}", self.shape()),
         })
     }
 
@@ -81,7 +100,7 @@ impl<'a> EvalCx<'a> {
     }
 
     pub fn axis(&self, axis: i64, rank: usize) -> Result<usize, Fault> {
-        let at = if axis < 0 { axis + rank as i64 } else { axis };
+        let at = if axis < 0 { axis.saturating_add(rank as i64) } else { axis };
         match usize::try_from(at) {
             Ok(at) if at < rank => Ok(at),
             _ => Err(Fault::Attribute {
@@ -103,6 +122,16 @@ impl<'a> EvalCx<'a> {
         let (x, y) = (self.data(0)?, self.data(1)?);
         Ok(vec![Array::new(dtype, zip(x, y, f)?)])
     }
+}
+
+/// An index counted from the front; negative ones count from the end.
+pub fn wrapped(index: i64, size: usize) -> Result<usize, Fault> {
+    let at = if index < 0 { index.saturating_add(size as i64) } else { index };
+    usize::try_from(at).ok().filter(|&at| at < size).ok_or_else(|| Fault::Shape {
+        what: "index",
+        found: index.to_string(),
+        expected: format!("0..{size}"),
+    })
 }
 
 /// Numpy's broadcast of two shapes.

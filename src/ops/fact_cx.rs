@@ -3,6 +3,9 @@
 use crate::ir::{Attrs, DType, Dim, Fact, Graph, Tensor, ValueId, broadcast};
 use thiserror::Error;
 
+/// More axes than this no runtime takes.
+const MAX_RANK: usize = 64;
+
 /// Why inputs do not fit an operator; the node and the inputs' facts are added by whoever reports it.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum Fault {
@@ -68,6 +71,26 @@ impl<'a> FactCx<'a> {
         self.input(i)?.shape.as_deref().ok_or(Fault::UnknownRank { index: i })
     }
 
+    /// The way out of an unknown rank: one output of unknown shape.
+    pub fn unknown_rank(&self, dtype: DType, facts: Result<Vec<Fact>, Fault>) -> Result<Vec<Fact>, Fault> {
+        match facts {
+            Err(Fault::UnknownRank { .. }) => Ok(vec![Fact::unknown(dtype)]),
+            other => other,
+        }
+    }
+
+    /// Axes counted from the front.
+    pub fn axes(&self, axes: &[i64], rank: usize) -> Result<Vec<usize>, Fault> {
+        axes.iter().map(|&axis| self.axis(axis, rank)).collect()
+    }
+
+    /// As many unknown dimensions as the integer input `i` has elements, where that is known.
+    pub fn unknown_dims(&self, i: usize) -> Option<Vec<Dim>> {
+        let [n] = self.get(i)?.shape.as_deref()? else { return None };
+        let n = usize::try_from(n.fixed()?).ok().filter(|&n| n <= MAX_RANK)?;
+        Some((0..n).map(|axis| self.unknown(axis)).collect())
+    }
+
     /// The known elements of an integer input of rank 0 or 1, dimensions included.
     pub fn ints(&self, i: usize) -> Option<&'a [Dim]> {
         self.get(i)?.ints.as_deref()
@@ -90,7 +113,7 @@ impl<'a> FactCx<'a> {
 
     /// An axis attribute or element, counted from the front.
     pub fn axis(&self, axis: i64, rank: usize) -> Result<usize, Fault> {
-        let at = if axis < 0 { axis + rank as i64 } else { axis };
+        let at = if axis < 0 { axis.saturating_add(rank as i64) } else { axis };
         match usize::try_from(at) {
             Ok(at) if at < rank => Ok(at),
             _ => Err(Fault::Attribute {

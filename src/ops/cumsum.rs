@@ -1,0 +1,62 @@
+//! Running sums.
+
+use super::{Array, Case, Cx, EvalCx, Fault, Op, Tangent};
+use crate::ad::Tan;
+use crate::ir::Fact;
+use ndarray::Axis;
+
+/// y = running sums of x    dy = running sums of dx
+fn cumsum<'g>(c: &Cx<'g>) -> Tan<'g> {
+    let rank = c.x(0).rank() as i64;
+    match c.ints(1).as_deref() {
+        Some(&[axis]) => {
+            let axis = if axis < 0 { axis + rank } else { axis };
+            c.dx(0).cumsum(axis, c.int("exclusive", 0) != 0, c.int("reverse", 0) != 0)
+        }
+        _ => c.blocked("its axis is known only at run time"),
+    }
+}
+
+fn eval(c: &EvalCx) -> Result<Vec<Array>, Fault> {
+    let x = c.input(0)?;
+    let axis = c.ints(1).and_then(|v| v.first().copied()).ok_or(Fault::Missing { index: 1, needs: "an axis" })?;
+    let axis = Axis(c.axis(axis, x.data.ndim())?);
+    let (exclusive, reverse) = (c.int("exclusive", 0) != 0, c.int("reverse", 0) != 0);
+    let mut y = x.data.clone();
+    for mut lane in y.lanes_mut(axis) {
+        let mut sum = 0.0;
+        let n = lane.len();
+        for i in 0..n {
+            let at = if reverse { n - 1 - i } else { i };
+            let before = sum;
+            sum += lane[at];
+            lane[at] = if exclusive { before } else { sum };
+        }
+    }
+    Ok(vec![Array::new(x.dtype, y)])
+}
+
+pub static CUM_SUM: Op = Op {
+    name: "CumSum",
+    facts: |c| {
+        c.input(1)?;
+        let x = c.input(0)?;
+        if let (Some(rank), Some(&[axis])) = (x.rank(), c.fixed_ints(1).as_deref()) {
+            c.axis(axis, rank)?;
+        }
+        Ok(vec![Fact { ints: None, ..x.clone() }])
+    },
+    tangent: Tangent::Rule(cumsum),
+    eval,
+    cases: || {
+        let along = |axis: i64| Case::new().real(&[2, 3, 2]).const_ints(&[], &[axis]);
+        vec![
+            along(0),
+            along(-2).attr("exclusive", 1),
+            along(2).attr("reverse", 1),
+            along(1).attr("exclusive", 1).attr("reverse", 1),
+            Case::new().real(&[4]).const_ints(&[1], &[0]),
+            Case::new().real(&[0, 2]).const_ints(&[], &[0]),
+        ]
+    },
+};
