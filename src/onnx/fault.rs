@@ -60,10 +60,10 @@ pub enum ModelFault {
     NoOpset { node: String, op: String, domain: String },
     #[error("function {function:?} calls itself: {}", chain(path))]
     RecursiveFunction { function: String, path: Vec<String> },
-    #[error("node {node:?} calls function {function:?} with {found} inputs or outputs, it takes {expected}")]
-    FunctionArity { node: String, function: String, found: usize, expected: usize },
-    #[error("functions and subgraphs are nested more than {limit} deep at node {node:?}")]
-    TooDeep { node: String, limit: usize },
+    #[error("node {node:?} calls function {function:?} with {found} {what}, it takes {expected}")]
+    FunctionArity { node: String, function: String, what: &'static str, found: usize, expected: usize },
+    #[error("functions and subgraphs are nested more than {limit} deep, down to a node of operator {op:?}")]
+    TooDeep { op: String, limit: usize },
     #[error("inlining the local functions gives more than {limit} nodes")]
     TooManyNodes { limit: usize },
 }

@@ -6,7 +6,7 @@ use super::facts::{self, Declared};
 use super::fault::{ModelFault, NotOnnx};
 use super::normalise::{self, Draft};
 use super::proto::ModelProto;
-use super::raw::{Expander, RawAttr, RawGraph, RawNode, domain};
+use super::raw::{Expander, INLINE_LIMIT, RawAttr, RawGraph, RawNode, domain};
 use super::{OPSETS, check, types};
 use crate::error::{Error, Result};
 use crate::ir::{Attr, Attrs, Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, ValueId};
@@ -92,7 +92,7 @@ fn expand(proto: &ModelProto, opset: i64, dir: Option<&Path>, file: &str) -> Res
         folder: &folder,
         domains: RefCell::new(imports.map(|o| (o.domain().to_string(), o.version())).collect()),
         names: RefCell::default(),
-        nodes: Cell::new(0),
+        inlined: Cell::new(0),
         faults: RefCell::default(),
     };
     let Some(graph) = &proto.graph else {
@@ -106,6 +106,11 @@ fn expand(proto: &ModelProto, opset: i64, dir: Option<&Path>, file: &str) -> Res
     }
     let mut raw = expander.graph(graph, None, opset, 0);
     let mut faults = expander.faults.take();
+    if expander.too_many() {
+        // The graph is incomplete, so that nothing else can be said of it.
+        let faults = vec![ModelFault::TooManyNodes { limit: INLINE_LIMIT }];
+        return Err(Error::InvalidModel { file: file.to_string(), faults });
+    }
     check::check(&mut raw, &mut HashSet::new(), &mut faults);
     let undefined = |f: &super::raw::Free| ModelFault::UndefinedInput {
         node: f.node.clone(),
