@@ -328,8 +328,10 @@ impl Builder {
         let own = if node.domain.is_empty() && ops::lookup(&node.op).is_some() {
             match self.facts(&node.op, &node.inputs, &node.attrs, names.len()) {
                 Ok(facts) => Some(facts),
-                // What is computed from a value of unknown rank is not known either; the file may say more.
-                Err(Error::Operator { fault: Fault::UnknownRank { .. }, .. }) => None,
+                // What is computed from a value of unknown rank is not known either, nor with padding that depends on a
+                // size at run time; the file may say more.
+                Err(Error::Operator { fault: Fault::UnknownRank { .. }, .. })
+                | Err(Error::Operator { fault: Fault::Attribute { name: "auto_pad", .. }, .. }) => None,
                 Err(error) => {
                     self.fault(error.at_node(&node.name));
                     None
@@ -401,8 +403,7 @@ impl Builder {
             return name;
         }
         let node_name = s.fresh(&format!("{name}/Identity"));
-        let node =
-            Node { name: node_name, op: "Identity".into(), inputs: vec![Some(val.id())], ..Node::default() };
+        let node = Node { name: node_name, op: "Identity".into(), inputs: vec![Some(val.id())], ..Node::default() };
         drop(s);
         if let Some(Some(copy)) = self.push(node, &[Some(name.clone())], vec![fact]).pop() {
             self.state.borrow_mut().graph.outputs.push(copy.id());

@@ -63,10 +63,14 @@ fn definitions(graph: &RawGraph, faults: &mut Vec<ModelFault>) -> Producers {
             faults.push(ModelFault::Unnamed { graph: graph.name.clone(), what: "input" });
             continue;
         }
-        match defined.insert(name, place) {
+        match defined.get(name).copied() {
+            None => {
+                defined.insert(name, place);
+            }
             // An input that is an initialiser too has it as its default: one definition.
-            Some(Place::Input) if place == Place::Initializer => {}
-            None => {}
+            Some(Place::Input) if place == Place::Initializer => {
+                defined.insert(name, place);
+            }
             Some(first) => faults.push(ModelFault::DefinedTwice {
                 tensor: name.to_string(),
                 first: first.describe(graph),

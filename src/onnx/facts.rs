@@ -1,8 +1,9 @@
 //! Facts of values that neither our operators nor the file know: element types by rule, shapes by tract.
 
 use super::dims::Symbols;
+use super::raw::RawNode;
 use super::types::is_made_up;
-use crate::ir::{DType, Dim, Fact, Graph, Node, Val};
+use crate::ir::{Attr, DType, Dim, Fact, Graph, Node, Val};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,38 +18,59 @@ pub(super) type Declared = HashMap<String, Fact>;
 const TRACT_LIMIT: usize = 256 << 20;
 
 /// The element types of a node's outputs, the last one for all further outputs.
-pub(super) fn dtypes(node: &Node, inputs: &[Option<Val>]) -> Vec<DType> {
+pub(super) struct Types {
+    types: Vec<DType>,
+    /// Whether the operator's definition says so; else the first input's type is assumed.
+    pub certain: bool,
+}
+
+impl Types {
+    pub fn output(&self, k: usize) -> DType {
+        self.types.get(k).or(self.types.last()).copied().unwrap_or(DType::F32)
+    }
+}
+
+pub(super) fn dtypes(node: &Node, inputs: &[Option<Val>]) -> Types {
     let input = |i: usize| inputs.get(i).copied().flatten().map_or(DType::F32, Val::dtype);
     let named = |attr: &str| node.attrs.int(attr).and_then(|c| DType::from_code(i32::try_from(c).ok()?));
-    match node.op.as_str() {
-        "Cast" => vec![named("to").unwrap_or(DType::F32)],
-        "CastLike" | "Where" => vec![input(1)],
-        "RandomNormal" | "RandomUniform" => vec![named("dtype").unwrap_or(DType::F32)],
+    let types = match node.op.as_str() {
+        _ if !node.domain.is_empty() => None,
+        "Cast" | "RandomNormal" | "RandomUniform" => {
+            let attr = if node.op == "Cast" { "to" } else { "dtype" };
+            Some(vec![named(attr).unwrap_or(DType::F32)])
+        }
+        "CastLike" | "Where" => Some(vec![input(1)]),
         "RandomNormalLike" | "RandomUniformLike" | "EyeLike" | "Bernoulli" => {
-            vec![named("dtype").unwrap_or(input(0))]
+            Some(vec![named("dtype").unwrap_or(input(0))])
         }
         "ConstantOfShape" => match node.attrs.get("value") {
-            Some(crate::ir::Attr::Tensor(t)) => vec![t.dtype],
-            _ => vec![DType::F32],
+            Some(Attr::Tensor(t)) => Some(vec![t.dtype]),
+            _ => Some(vec![DType::F32]),
         },
-        "Shape" | "Size" | "ArgMax" | "ArgMin" | "NonZero" | "NonMaxSuppression" => vec![DType::I64],
+        "Shape" | "Size" | "ArgMax" | "ArgMin" | "NonZero" | "NonMaxSuppression" => Some(vec![DType::I64]),
         "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" | "And" | "Or" | "Xor" | "Not" | "IsNaN"
-        | "IsInf" => vec![DType::Bool],
-        "TopK" | "MaxPool" => vec![input(0), DType::I64],
-        "Unique" => vec![input(0), DType::I64],
-        "Dropout" => vec![input(0), DType::Bool],
-        "OneHot" => vec![input(2)],
-        "QuantizeLinear" => vec![inputs.get(2).copied().flatten().map_or(DType::U8, Val::dtype)],
-        "DequantizeLinear" => vec![input(1)],
-        "If" | "Loop" | "Scan" => body_dtypes(node),
-        _ => vec![input(0)],
+        | "IsInf" => Some(vec![DType::Bool]),
+        "TopK" | "MaxPool" | "Unique" => Some(vec![input(0), DType::I64]),
+        "Dropout" => Some(vec![input(0), DType::Bool]),
+        "OneHot" => Some(vec![input(2)]),
+        "Add" | "Sub" | "Mul" | "Div" | "MatMul" | "Gemm" | "Conv" | "Relu" | "Reshape" | "Transpose" | "Identity"
+        | "Concat" | "Gather" | "Slice" | "Squeeze" | "Unsqueeze" | "Expand" | "Flatten" | "Split" | "Range"
+        | "Pad" | "Neg" | "Softmax" | "Tile" => Some(vec![input(0)]),
+        _ => None,
+    };
+    match types {
+        Some(types) => Types { types, certain: true },
+        None if matches!(node.op.as_str(), "If" | "Loop" | "Scan") => {
+            Types { types: body_dtypes(node), certain: false }
+        }
+        None => Types { types: vec![input(0)], certain: false },
     }
 }
 
 /// The element types of what a control flow operator's body gives.
 fn body_dtypes(node: &Node) -> Vec<DType> {
     let graph = node.attrs.0.values().find_map(|attr| match attr {
-        crate::ir::Attr::Graph(graph) => Some(graph),
+        Attr::Graph(graph) => Some(graph),
         _ => None,
     });
     let Some(graph) = graph else { return vec![DType::F32] };
@@ -57,9 +79,25 @@ fn body_dtypes(node: &Node) -> Vec<DType> {
     graph.outputs.iter().skip(skip).map(|&id| graph.value(id).fact.dtype).collect()
 }
 
-/// Whether some float value that a node computes lacks a rank or a dimension.
+/// What is known of the inputs of a control flow operator's body from those of the operator.
+pub(super) fn body_inputs(node: &RawNode, inputs: &[Option<Val>]) -> Vec<Fact> {
+    let typed = |v: &Option<Val>| Fact::unknown(v.map_or(DType::F32, Val::dtype));
+    match node.op.as_str() {
+        "Loop" => {
+            let counter = [Fact::new(DType::I64, []), Fact::new(DType::Bool, [])];
+            counter.into_iter().chain(inputs.iter().skip(2).map(typed)).collect()
+        }
+        "Scan" => inputs.iter().map(typed).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Whether some float value that a node computes lacks a rank or a dimension, and tract may know it: it takes the
+/// branches of an `If` for alike, so it is not asked where there are subgraphs.
 pub(super) fn wanting(graph: &Graph) -> bool {
-    graph.values.iter().any(|v| {
+    let subgraph = |attr: &Attr| matches!(attr, Attr::Graph(_));
+    let flat = !graph.nodes.iter().any(|n| n.attrs.0.values().any(subgraph));
+    flat && graph.values.iter().any(|v| {
         let open = || v.fact.shape.as_ref().is_none_or(|dims| dims.iter().any(is_made_up));
         v.producer.is_some() && v.fact.dtype.is_float() && open()
     })
@@ -139,9 +177,7 @@ fn dim(found: &TDim, symbols: &Symbols) -> Option<Dim> {
     Some(match found {
         TDim::Val(n) => Dim::Fixed(*n),
         TDim::Sym(symbol) => symbols.dim(&symbol.to_string()),
-        TDim::Add(terms) => {
-            terms.iter().try_fold(Dim::Fixed(0), |sum, term| Some(sum + dim(term, symbols)?))?
-        }
+        TDim::Add(terms) => terms.iter().try_fold(Dim::Fixed(0), |sum, term| Some(sum + dim(term, symbols)?))?,
         TDim::Mul(factors) => {
             factors.iter().try_fold(Dim::Fixed(1), |product, factor| Some(product * dim(factor, symbols)?))?
         }

@@ -28,13 +28,13 @@ pub enum NotOnnx {
 pub enum ModelFault {
     #[error("tensor {tensor:?} is defined twice, {first} and {second}; every name must be defined once")]
     DefinedTwice { tensor: String, first: String, second: String },
-    #[error("node {node:?} ({op}) reads {tensor:?}, which is no input, initializer or output of a node")]
+    #[error("node {node:?} ({}) reads {tensor:?}, which is no input, initializer or output of a node", op.escape_debug())]
     UndefinedInput { node: String, op: String, tensor: String },
     #[error("the output {tensor:?} of graph {graph:?} is never computed")]
     UndefinedOutput { graph: String, tensor: String },
     #[error("the output {tensor:?} of graph {graph:?} is listed twice")]
     OutputTwice { graph: String, tensor: String },
-    #[error("the graph has a cycle: {}", nodes.join(" -> "))]
+    #[error("the graph has a cycle: {}", chain(nodes))]
     Cycle { nodes: Vec<String> },
     #[error("an {what} of graph {graph:?} has no name")]
     Unnamed { graph: String, what: &'static str },
@@ -45,32 +45,25 @@ pub enum ModelFault {
     #[error("tensor {tensor:?} has the shape {shape:?}, more elements than memory can hold")]
     TooLarge { tensor: String, shape: Vec<i64> },
     #[error("tensor {tensor:?} is {dtype}{shape:?}, that is {expected} {unit}, but holds {found}")]
-    TensorSize {
-        tensor: String,
-        dtype: DType,
-        shape: Vec<usize>,
-        unit: &'static str,
-        expected: usize,
-        found: usize,
-    },
+    TensorSize { tensor: String, dtype: DType, shape: Vec<usize>, unit: &'static str, expected: usize, found: usize },
     #[error("a string of {place} is not UTF-8")]
     NotUtf8 { place: String },
     #[error("sparse tensor {tensor:?}: {what}")]
     Sparse { tensor: String, what: String },
     #[error("external data of tensor {tensor:?}: {fault}")]
     External { tensor: String, fault: ExternalFault },
-    #[error("attribute {attribute:?} of node {node:?} ({op}) is of kind {kind}, which is not supported")]
+    #[error("attribute {attribute:?} of node {node:?} ({}) is of kind {kind}, which is not supported", op.escape_debug())]
     UnsupportedAttribute { node: String, op: String, attribute: String, kind: String },
     #[error("the Constant node {node:?} has no value")]
     EmptyConstant { node: String },
-    #[error("node {node:?} ({op}) is of domain {domain:?}, of which the file imports no version")]
+    #[error("node {node:?} ({}) is of domain {domain:?}, of which the file imports no version", op.escape_debug())]
     NoOpset { node: String, op: String, domain: String },
-    #[error("function {function:?} calls itself: {}", path.join(" -> "))]
+    #[error("function {function:?} calls itself: {}", chain(path))]
     RecursiveFunction { function: String, path: Vec<String> },
-    #[error("node {node:?} calls function {function:?} with {found} inputs or outputs, it takes {expected}")]
-    FunctionArity { node: String, function: String, found: usize, expected: usize },
-    #[error("functions and subgraphs are nested more than {limit} deep at node {node:?}")]
-    TooDeep { node: String, limit: usize },
+    #[error("node {node:?} calls function {function:?} with {found} {what}, it takes {expected}")]
+    FunctionArity { node: String, function: String, what: &'static str, found: usize, expected: usize },
+    #[error("functions and subgraphs are nested more than {limit} deep, down to a node of operator {op:?}")]
+    TooDeep { op: String, limit: usize },
     #[error("inlining the local functions gives more than {limit} nodes")]
     TooManyNodes { limit: usize },
 }
@@ -95,6 +88,10 @@ pub enum ExternalFault {
 }
 
 const DTYPES: &str = "float, double, float16, bfloat16, (u)int8 to (u)int64, bool and string";
+
+fn chain(names: &[String]) -> String {
+    names.iter().map(|n| format!("{n:?}")).collect::<Vec<_>>().join(" -> ")
+}
 
 /// The faults of a file, one a line, the first twenty.
 pub(crate) fn list(faults: &[ModelFault]) -> String {

@@ -60,14 +60,17 @@ impl<'a> Expander<'a> {
         let recursive = path.contains(&key);
         path.push(key.clone());
         if recursive {
-            return self.fault(ModelFault::RecursiveFunction { function: key, path });
+            self.fault(ModelFault::RecursiveFunction { function: key, path });
+            return into.nodes.push(node);
         }
-        for (found, expected) in
-            [(node.inputs.len(), function.input.len()), (node.outputs.len(), function.output.len())]
+        let (inputs, outputs) = (node.inputs.len(), node.outputs.len());
+        for (what, found, expected) in
+            [("inputs", inputs, function.input.len()), ("outputs", outputs, function.output.len())]
         {
             if found > expected {
                 let name = node.name.clone();
-                return self.fault(ModelFault::FunctionArity { node: name, function: key, found, expected });
+                self.fault(ModelFault::FunctionArity { node: name, function: key, what, found, expected });
+                return into.nodes.push(node);
             }
         }
         let opset = self.import_domains(function).unwrap_or(node.opset);

@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Functions and subgraphs may nest this deep.
 pub(super) const DEPTH_LIMIT: usize = 48;
-/// Functions that call functions can grow exponentially.
-pub(super) const NODE_LIMIT: usize = 1_000_000;
+/// Functions that call functions can grow exponentially: so many nodes may come of inlining, long names counting more.
+pub(super) const INLINE_LIMIT: usize = 200_000;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct RawGraph {
@@ -79,7 +79,7 @@ pub(super) struct Expander<'a> {
     pub domains: RefCell<BTreeMap<String, i64>>,
     /// Every value name there is, so that inlined names are new.
     pub names: RefCell<HashSet<String>>,
-    pub nodes: Cell<usize>,
+    pub inlined: Cell<usize>,
     pub faults: RefCell<Vec<ModelFault>>,
 }
 
@@ -97,7 +97,8 @@ impl<'a> Expander<'a> {
     pub fn graph(&self, proto: &'a GraphProto, call: Option<&Call>, opset: i64, depth: usize) -> RawGraph {
         let mut graph = RawGraph { name: proto.name().to_string(), ..RawGraph::default() };
         let infos = |infos: &[ValueInfoProto]| -> Vec<ValueInfoProto> {
-            let renamed = |info: &ValueInfoProto| ValueInfoProto { name: Some(self.rename(info.name(), call)), ..info.clone() };
+            let renamed =
+                |info: &ValueInfoProto| ValueInfoProto { name: Some(self.rename(info.name(), call)), ..info.clone() };
             infos.iter().map(renamed).collect()
         };
         graph.inputs = infos(&proto.input);
@@ -126,17 +127,24 @@ impl<'a> Expander<'a> {
                 self.fault(ModelFault::Unnamed { graph: graph.name.clone(), what: "initializer" });
             }
             Ok(tensor) => graph.initializers.push((name, tensor)),
-            Err(fault) => self.fault(fault),
+            Err(fault) => {
+                self.fault(fault);
+                graph.initializers.push((name, placeholder()));
+            }
         }
+    }
+
+    /// Whether inlining has to end.
+    pub fn too_many(&self) -> bool {
+        self.inlined.get() > INLINE_LIMIT
     }
 
     pub fn nodes(&self, nodes: &'a [NodeProto], call: Option<&Call>, opset: i64, depth: usize, into: &mut RawGraph) {
         for proto in nodes {
-            self.nodes.set(self.nodes.get() + 1);
-            if self.nodes.get() > NODE_LIMIT {
-                if self.nodes.get() == NODE_LIMIT + 1 {
-                    self.fault(ModelFault::TooManyNodes { limit: NODE_LIMIT });
-                }
+            if let Some(call) = call {
+                self.inlined.set(self.inlined.get() + 1 + call.name.len() / 64);
+            }
+            if self.too_many() {
                 return;
             }
             self.node(proto, call, opset, depth, into);
@@ -155,7 +163,8 @@ impl<'a> Expander<'a> {
             opset,
         };
         if depth >= DEPTH_LIMIT {
-            return self.fault(ModelFault::TooDeep { node: node.name, limit: DEPTH_LIMIT });
+            self.fault(ModelFault::TooDeep { op: node.op.clone(), limit: DEPTH_LIMIT });
+            return into.nodes.push(node);
         }
         let function = self.functions.get(&(node.domain.as_str(), proto.op_type(), proto.overload())).copied();
         for attribute in &proto.attribute {
@@ -217,10 +226,9 @@ impl<'a> Expander<'a> {
             kind,
         };
         let place = || format!("attribute {:?} of node {:?}", proto.name(), node.name);
-        let string = |bytes: &[u8]| {
-            String::from_utf8(bytes.to_vec()).map_err(|_| ModelFault::NotUtf8 { place: place() })
-        };
-        let missing = || unsupported("that holds no value".to_string());
+        let string =
+            |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| ModelFault::NotUtf8 { place: place() });
+        let missing = || unsupported("GRAPH or TENSOR without a value".to_string());
         let kind = kind_of(proto).ok_or_else(|| unsupported(format!("number {}", proto.r#type.unwrap_or_default())))?;
         Ok(RawAttr::Plain(match kind {
             AttributeType::Float => Attr::Float(proto.f()),
@@ -259,12 +267,18 @@ impl<'a> Expander<'a> {
             ("value_strings", RawAttr::Plain(Attr::Strs(v))) => Some(strings(&[v.len()], v)),
             _ => None,
         });
-        match (value, outputs.into_iter().next()) {
-            (Some(value), Some(output)) if !output.is_empty() => into.initializers.push((output, value)),
-            (Some(_), _) => {}
-            (None, _) => self.fault(ModelFault::EmptyConstant { node: name }),
+        if value.is_none() {
+            self.fault(ModelFault::EmptyConstant { node: name });
+        }
+        if let Some(output) = outputs.into_iter().next().filter(|o| !o.is_empty()) {
+            into.initializers.push((output, value.unwrap_or_else(placeholder)));
         }
     }
+}
+
+/// In the place of a tensor at fault, so that its readers are not called faulty as well.
+fn placeholder() -> Tensor {
+    Tensor::from_bytes(DType::F32, vec![0], Vec::new())
 }
 
 fn floats(shape: &[usize], values: &[f32]) -> Tensor {

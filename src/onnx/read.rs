@@ -2,14 +2,14 @@
 
 use super::dims::Symbols;
 use super::external::Folder;
-use super::fault::{ModelFault, NotOnnx};
 use super::facts::{self, Declared};
+use super::fault::{ModelFault, NotOnnx};
 use super::normalise::{self, Draft};
 use super::proto::ModelProto;
-use super::raw::{Expander, RawAttr, RawGraph, RawNode, domain};
+use super::raw::{Expander, INLINE_LIMIT, RawAttr, RawGraph, RawNode, domain};
 use super::{OPSETS, check, types};
 use crate::error::{Error, Result};
-use crate::ir::{Attr, Attrs, Builder, DType, Fact, Graph, Model, Node, Tensor, Val};
+use crate::ir::{Attr, Attrs, Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, ValueId};
 use prost::Message;
 use prost::bytes::Bytes;
 use std::cell::{Cell, RefCell};
@@ -36,12 +36,15 @@ fn parse(bytes: Bytes, file: &str, dir: Option<&Path>) -> Result<Model> {
     }
     let symbols = Symbols::of(&raw.inputs);
     let in_file = |e: Error| Error::InFile { file: file.to_string(), source: Box::new(e) };
-    let mut declared = Declared::new();
-    let mut graph = build(&raw, &symbols, &declared, None).map_err(in_file)?;
+    let build_with = |inferred: &Declared| build(&raw, &Says { symbols: &symbols, inferred }, None);
+    let mut graph = build_with(&Declared::new()).map_err(in_file)?;
     if facts::wanting(&graph) {
-        declared = facts::from_tract(&bytes, dir, &symbols);
-        if !declared.is_empty() {
-            graph = build(&raw, &symbols, &declared, None).map_err(in_file)?;
+        let inferred = facts::from_tract(&bytes, dir, &symbols);
+        // What tract says may contradict the operators' own facts; then these stand alone.
+        if !inferred.is_empty()
+            && let Ok(refined) = build_with(&inferred)
+        {
+            graph = refined;
         }
     }
     Ok(Model {
@@ -89,7 +92,7 @@ fn expand(proto: &ModelProto, opset: i64, dir: Option<&Path>, file: &str) -> Res
         folder: &folder,
         domains: RefCell::new(imports.map(|o| (o.domain().to_string(), o.version())).collect()),
         names: RefCell::default(),
-        nodes: Cell::new(0),
+        inlined: Cell::new(0),
         faults: RefCell::default(),
     };
     let Some(graph) = &proto.graph else {
@@ -103,6 +106,11 @@ fn expand(proto: &ModelProto, opset: i64, dir: Option<&Path>, file: &str) -> Res
     }
     let mut raw = expander.graph(graph, None, opset, 0);
     let mut faults = expander.faults.take();
+    if expander.too_many() {
+        // The graph is incomplete, so that nothing else can be said of it.
+        let faults = vec![ModelFault::TooManyNodes { limit: INLINE_LIMIT }];
+        return Err(Error::InvalidModel { file: file.to_string(), faults });
+    }
     check::check(&mut raw, &mut HashSet::new(), &mut faults);
     let undefined = |f: &super::raw::Free| ModelFault::UndefinedInput {
         node: f.node.clone(),
@@ -153,22 +161,35 @@ fn unlist_initializers(graph: &mut RawGraph) {
     }
 }
 
-/// The facts of the names that a subgraph may capture.
-type Outer<'o> = Option<&'o dyn Fn(&str) -> Option<Fact>>;
+/// What a subgraph knows of the graph around it.
+struct Around<'a> {
+    /// The fact of a name that it captures.
+    captured: &'a dyn Fn(&str) -> Option<Fact>,
+    /// Facts of its inputs, where the file does not type them.
+    inputs: Vec<Fact>,
+}
 
-fn build(raw: &RawGraph, symbols: &Symbols, given: &Declared, outer: Outer) -> Result<Graph> {
+/// What is said of values elsewhere than at their definition.
+struct Says<'a> {
+    symbols: &'a Symbols,
+    /// By tract.
+    inferred: &'a Declared,
+}
+
+fn build(raw: &RawGraph, says: &Says, around: Option<&Around>) -> Result<Graph> {
     let builder = Builder::new();
-    let declared = declared(raw, symbols, given);
-    let mut vals = leaves(&builder, raw, symbols, outer);
+    let declared = declared(raw, says);
+    let vals = leaves(&builder, raw, says.symbols, around);
     let outputs = raw.nodes.iter().flat_map(|n| n.outputs.iter().chain([&n.name]).map(String::as_str));
     builder.reserve(outputs);
+    let mut importer = Importer { builder: &builder, says, declared, vals, doubtful: HashSet::new() };
     for node in &raw.nodes {
-        add_node(&builder, node, symbols, given, &declared, &mut vals)?;
+        importer.node(node)?;
         // The first fault is the cause of those after it.
         builder.check()?;
     }
     for output in &raw.outputs {
-        if let Some(&val) = vals.get(output.name()) {
+        if let Some(&val) = importer.vals.get(output.name()) {
             builder.output(val, output.name());
         }
     }
@@ -177,17 +198,17 @@ fn build(raw: &RawGraph, symbols: &Symbols, given: &Declared, outer: Outer) -> R
     Ok(graph)
 }
 
-/// What the file and `given` say of values, by name.
-fn declared(raw: &RawGraph, symbols: &Symbols, given: &Declared) -> Declared {
+/// What the file and tract say of values, by name.
+fn declared(raw: &RawGraph, says: &Says) -> Declared {
     let mut declared = Declared::new();
     for info in raw.value_info.iter().chain(&raw.outputs) {
         let made_up = |axis| format!("?{}.{axis}", info.name());
         // Types that have no fact (sequences) are those of values that only operators without rules read.
-        if let Ok(Some(fact)) = types::fact(info, symbols, made_up) {
+        if let Ok(Some(fact)) = types::fact(info, says.symbols, made_up) {
             declared.insert(info.name().to_string(), fact);
         }
     }
-    for (name, fact) in given {
+    for (name, fact) in says.inferred {
         let known = declared.get(name).and_then(|f| f.shape.as_ref());
         if known.is_none_or(|dims| dims.iter().any(types::is_made_up)) {
             declared.insert(name.clone(), fact.clone());
@@ -197,18 +218,17 @@ fn declared(raw: &RawGraph, symbols: &Symbols, given: &Declared) -> Declared {
 }
 
 /// Inputs, initialisers and captured values.
-fn leaves<'g>(b: &'g Builder, raw: &RawGraph, symbols: &Symbols, outer: Outer) -> HashMap<String, Val<'g>> {
+fn leaves<'g>(b: &'g Builder, raw: &RawGraph, symbols: &Symbols, around: Option<&Around>) -> HashMap<String, Val<'g>> {
     let data: HashMap<&str, &Tensor> = raw.initializers.iter().map(|(name, t)| (name.as_str(), t)).collect();
     let mut vals = HashMap::new();
-    for input in &raw.inputs {
+    for (i, input) in raw.inputs.iter().enumerate() {
         let name = input.name();
-        let fact = types::fact(input, symbols, |axis| format!("{name}_dim{axis}")).ok().flatten();
+        let made_up = |axis| format!("{}_dim{axis}", name.replace('?', "_"));
         let default = data.get(name).copied().cloned();
-        let fact = match (fact, &default) {
-            (Some(fact), _) => fact,
-            (None, Some(t)) => Fact::new(t.dtype, t.shape.iter().map(|&d| d.into()).collect::<Vec<_>>()),
-            (None, None) => Fact::unknown(DType::F32),
-        };
+        let stated = types::fact(input, symbols, made_up).ok().flatten();
+        let of_default = || default.as_ref().map(|t| Fact::new(t.dtype, dims(&t.shape)));
+        let outer = || around.and_then(|a| a.inputs.get(i).cloned());
+        let fact = stated.or_else(of_default).or_else(outer).unwrap_or(Fact::unknown(DType::F32));
         vals.insert(name.to_string(), b.input(name, fact, default));
     }
     for (name, tensor) in &raw.initializers {
@@ -217,73 +237,115 @@ fn leaves<'g>(b: &'g Builder, raw: &RawGraph, symbols: &Symbols, outer: Outer) -
         }
     }
     for free in &raw.free {
-        let fact = outer.and_then(|fact| fact(&free.tensor)).unwrap_or(Fact::unknown(DType::F32));
+        let fact = around.and_then(|a| (a.captured)(&free.tensor)).unwrap_or(Fact::unknown(DType::F32));
         vals.insert(free.tensor.clone(), b.captured(&free.tensor, fact));
     }
     vals
 }
 
-fn add_node<'g>(
+fn dims(shape: &[usize]) -> Vec<Dim> {
+    shape.iter().map(|&d| d.into()).collect()
+}
+
+/// Adds nodes to the builder.
+struct Importer<'g, 'a> {
     builder: &'g Builder,
-    raw: &RawNode,
-    symbols: &Symbols,
-    given: &Declared,
-    declared: &Declared,
-    vals: &mut HashMap<String, Val<'g>>,
-) -> Result<()> {
-    let mut attrs = Attrs::new();
-    let mut captures = Vec::new();
-    for (name, attr) in &raw.attrs {
-        let attr = match attr {
-            RawAttr::Plain(attr) => attr.clone(),
-            RawAttr::Graph(inner) => {
-                let outer = |name: &str| vals.get(name).map(|v| v.fact());
-                let graph = build(inner, symbols, given, Some(&outer))?;
-                for free in &inner.free {
-                    captures.extend(vals.get(&free.tensor).map(|v| v.id()).filter(|id| !captures.contains(id)));
-                }
-                Attr::Graph(Box::new(graph))
-            }
+    says: &'a Says<'a>,
+    declared: Declared,
+    vals: HashMap<String, Val<'g>>,
+    /// Values whose element type is assumed, not known.
+    doubtful: HashSet<ValueId>,
+}
+
+impl Importer<'_, '_> {
+    fn node(&mut self, raw: &RawNode) -> Result<()> {
+        let inputs: Vec<Option<Val>> = raw.inputs.iter().map(|n| self.vals.get(n.as_str()).copied()).collect();
+        let (attrs, captures) = self.attributes(raw, &inputs)?;
+        let doubtful = |(i, v): (usize, &Option<Val>)| v.filter(|v| self.doubtful.contains(&v.id())).map(|_| i);
+        let mut draft = Draft {
+            builder: self.builder,
+            name: raw.name.clone(),
+            op: raw.op.clone(),
+            doubtful: inputs.iter().enumerate().filter_map(doubtful).collect(),
+            inputs,
+            outputs: raw.outputs.iter().map(|n| Some(n.clone()).filter(|n| !n.is_empty())).collect(),
+            attrs,
+            opset: raw.opset,
+            metadata: raw.metadata.clone(),
+            made: Vec::new(),
         };
-        attrs.0.insert(name.clone(), attr);
-    }
-    let mut draft = Draft {
-        builder,
-        name: raw.name.clone(),
-        op: raw.op.clone(),
-        inputs: raw.inputs.iter().map(|n| vals.get(n.as_str()).copied()).collect(),
-        outputs: raw.outputs.iter().map(|n| Some(n.clone()).filter(|n| !n.is_empty())).collect(),
-        attrs,
-        opset: raw.opset,
-        metadata: raw.metadata.clone(),
-    };
-    // Nothing says more about an input left out at the end than its absence.
-    while draft.inputs.last().is_some_and(Option::is_none) {
-        draft.inputs.pop();
-    }
-    if raw.domain.is_empty() {
-        normalise::normalise(&mut draft).map_err(|fault| draft.error(fault))?;
-    }
-    let node = Node {
-        name: draft.name,
-        op: draft.op,
-        domain: raw.domain.clone(),
-        inputs: draft.inputs.iter().map(|v| v.map(|v| v.id())).collect(),
-        outputs: Vec::new(),
-        attrs: draft.attrs,
-        captures,
-        metadata: draft.metadata,
-    };
-    let guess = facts::dtypes(&node, &draft.inputs);
-    let says = |name: &String, k: usize| {
-        declared.get(name).cloned().or_else(|| Some(Fact::unknown(guess.get(k).or(guess.last()).copied()?)))
-    };
-    let known: Vec<Option<Fact>> =
-        draft.outputs.iter().enumerate().map(|(k, name)| says(name.as_ref()?, k)).collect();
-    for (name, val) in draft.outputs.iter().zip(builder.import(node, &draft.outputs, &known)) {
-        if let (Some(name), Some(val)) = (name, val) {
-            vals.insert(name.clone(), val);
+        draft.drop_absent();
+        if raw.domain.is_empty() {
+            normalise::normalise(&mut draft).map_err(|fault| draft.error(fault))?;
         }
+        self.vals.extend(draft.made);
+        let node = Node {
+            name: draft.name,
+            op: draft.op,
+            domain: raw.domain.clone(),
+            inputs: draft.inputs.iter().map(|v| v.map(Val::id)).collect(),
+            outputs: Vec::new(),
+            attrs: draft.attrs,
+            captures,
+            metadata: draft.metadata,
+        };
+        let types = facts::dtypes(&node, &draft.inputs);
+        let known = node.domain.is_empty() && crate::ops::lookup(&node.op).is_some();
+        let mut said = Vec::new();
+        let mut doubt = Vec::new();
+        for (k, name) in draft.outputs.iter().enumerate() {
+            let stated = name.as_ref().and_then(|name| self.declared.get(name)).cloned();
+            doubt.push(stated.is_none() && !types.certain && !known);
+            said.push(Some(match stated {
+                Some(fact) if types.certain => Fact { dtype: types.output(k), ..fact },
+                Some(fact) => fact,
+                None => Fact::unknown(types.output(k)),
+            }));
+        }
+        let made = self.builder.import(node, &draft.outputs, &said);
+        for ((name, val), doubt) in draft.outputs.iter().zip(made).zip(doubt) {
+            if let (Some(name), Some(val)) = (name, val) {
+                self.vals.insert(name.clone(), val);
+                if doubt {
+                    self.doubtful.insert(val.id());
+                }
+            }
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// The attributes, subgraphs built, and the values that these capture.
+    fn attributes(&self, raw: &RawNode, inputs: &[Option<Val>]) -> Result<(Attrs, Vec<ValueId>)> {
+        let mut attrs = Attrs::new();
+        let mut captures = Vec::new();
+        for (name, attr) in &raw.attrs {
+            let attr = match attr {
+                RawAttr::Plain(attr) => attr.clone(),
+                RawAttr::Graph(inner) => {
+                    let captured = |name: &str| self.vals.get(name).map(|v| v.fact());
+                    let around = Around { captured: &captured, inputs: facts::body_inputs(raw, inputs) };
+                    for free in &inner.free {
+                        let id = self.vals.get(&free.tensor).map(|v| v.id());
+                        captures.extend(id.filter(|id| !captures.contains(id)));
+                    }
+                    let mut graph = build(inner, self.says, Some(&around))?;
+                    qualify(&mut graph, inner, &format!("{}/{name}", raw.name));
+                    Attr::Graph(Box::new(graph))
+                }
+            };
+            attrs.0.insert(name.clone(), attr);
+        }
+        Ok((attrs, captures))
+    }
+}
+
+/// Values that the import adds to a subgraph are named after its node: names are unique across a model's graphs.
+fn qualify(graph: &mut Graph, raw: &RawGraph, prefix: &str) {
+    let made = raw.nodes.iter().flat_map(|n| &n.outputs).map(String::as_str);
+    let given = raw.inputs.iter().map(|i| i.name()).chain(raw.initializers.iter().map(|(name, _)| name.as_str()));
+    let captured = raw.free.iter().map(|f| f.tensor.as_str());
+    let own: HashSet<&str> = made.chain(given).chain(captured).collect();
+    for value in graph.values.iter_mut().filter(|v| !own.contains(v.name.as_str())) {
+        value.name = format!("{prefix}/{}", value.name);
+    }
 }

@@ -89,6 +89,7 @@ fn form(g: &Graph, inputs: &HashSet<ValueId>, n: &Node) -> i64 {
             Some(_) => 18,
         },
         "Pad" => any(&[(n.input(3).is_some(), 18), (n.attrs.str("mode") == Some("wrap"), 19)]),
+        "RoiAlign" => any(&[(n.attrs.str("coordinate_transformation_mode") == Some("half_pixel"), 16)]),
         "LpPool" => any(&[(has("ceil_mode") || has("dilations"), 18)]),
         "AveragePool" => any(&[(has("dilations"), 19)]),
         "Resize" => {
@@ -168,6 +169,9 @@ fn lowered<'n>(g: &Graph, inputs: &HashSet<ValueId>, node: &'n Node, opset: i64)
         }
         "Split" if opset < 18 && node.attrs.get("num_outputs").is_some() => {
             form.attrs.to_mut().0.remove("num_outputs");
+        }
+        "RoiAlign" if opset < 16 => {
+            form.attrs.to_mut().0.remove("coordinate_transformation_mode");
         }
         "GridSample" if opset < 20 => {
             let old = match node.attrs.str("mode") {

@@ -21,7 +21,7 @@ pub fn text(model: &Model, options: TextOptions) -> String {
     let opset = write::opset(model);
     let mut out = String::from("<\n");
     let domains = model.domains.iter().map(|(d, v)| format!(", {} : {v}", quoted(d)));
-    let _ = write!(out, "   ir_version: {},\n", write::ir_version(model, opset));
+    let _ = writeln!(out, "   ir_version: {},", write::ir_version(model, opset));
     let _ = write!(out, "   opset_import: [\"\" : {opset}{}]", domains.collect::<String>());
     let fields =
         [("producer_name", &model.producer.0), ("producer_version", &model.producer.1), ("doc_string", &model.doc)];
@@ -78,7 +78,11 @@ impl Printer {
             let outputs = list(g, &node.outputs);
             let named = self.options.names || outputs != identifier(&node.name);
             let label = if named { format!("[{}] ", identifier(&node.name)) } else { String::new() };
-            let op = if node.domain.is_empty() { shown(&node.op) } else { format!("{}.{}", shown(&node.domain), shown(&node.op)) };
+            let op = if node.domain.is_empty() {
+                shown(&node.op)
+            } else {
+                format!("{}.{}", shown(&node.domain), shown(&node.op))
+            };
             let _ = write!(self.out, "{pad}   {label}{outputs} = {op}");
             if !form.attrs.0.is_empty() {
                 self.out.push_str(" <");

@@ -37,7 +37,11 @@ pub fn conv_transpose(d: &mut Draft) -> Result<(), Fault> {
     let wanted = d.take_ints("output_shape").filter(|s| !s.is_empty());
     if wanted.is_none() && !mode.starts_with("SAME") {
         let none = vec![0; 2 * axes];
-        if mode == "VALID" { d.set("pads", none) } else { d.fill("pads", none) }
+        if mode == "VALID" {
+            d.set("pads", none)
+        } else {
+            d.fill("pads", none)
+        }
         return Ok(());
     }
     let strides = spatial::per_axis(d, "strides", axes, 1)?;
@@ -45,10 +49,10 @@ pub fn conv_transpose(d: &mut Draft) -> Result<(), Fault> {
     let mut extra = spatial::per_axis(d, "output_padding", axes, 0)?;
     let shape = d.shape(0).filter(|s| s.len() == axes + 2);
     let total = |i: usize| -> Option<i64> {
-        let reach = (kernel[i] - 1).checked_mul(dilations[i])?.checked_add(1)?.checked_add(extra[i])?;
+        let reach = spatial::reach(kernel[i], dilations[i])?.checked_add(extra[i])?;
         match &wanted {
-            // SAME: the output has `in · stride` elements.
-            None => reach.checked_sub(strides[i]),
+            // SAME: the output has `in · stride` elements, fewer where the kernel does not reach that far.
+            None => Some(reach.checked_sub(strides[i])?.max(0)),
             Some(wanted) => {
                 let size = shape.as_ref()?.get(i + 2).and_then(Dim::fixed)?;
                 let full = (size - 1).checked_mul(strides[i])?.checked_add(reach)?;
@@ -63,9 +67,9 @@ pub fn conv_transpose(d: &mut Draft) -> Result<(), Fault> {
         d.set("auto_pad", mode.as_str());
         return Ok(());
     };
-    // Fewer than no pads: the output is longer than what the kernel reaches.
+    // Fewer than no pads: the wanted output is longer than what the kernel reaches.
     for (total, extra) in totals.iter_mut().zip(&mut extra) {
-        *extra += (-*total).max(0);
+        *extra = extra.saturating_add(total.saturating_neg().max(0));
         *total = (*total).max(0);
     }
     d.set("output_padding", extra);

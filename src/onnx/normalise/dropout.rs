@@ -18,6 +18,9 @@ pub fn dropout(d: &mut Draft) -> Result<(), Fault> {
     let bools = d.builder.fresh_name(&format!("{}/mask", d.name));
     let outputs = [d.outputs[0].clone(), Some(bools)];
     let made = d.emit_as("Dropout", &d.inputs, d.attrs.clone(), &outputs, &d.name);
+    if let (Some(Some(name)), Some(Some(val))) = (d.outputs.first().cloned(), made.first()) {
+        d.made.push((name, *val));
+    }
     d.name = d.builder.fresh_name(&format!("{}/Cast", d.name));
     let to = Attrs::new().with("to", i64::from(x.dtype().code()));
     d.outputs = vec![Some(mask)];

@@ -44,6 +44,10 @@ pub(super) struct Draft<'g> {
     /// The version of the standard operators that the node is written in.
     pub opset: i64,
     pub metadata: Vec<(String, String)>,
+    /// Inputs whose element type is assumed, not known.
+    pub doubtful: Vec<usize>,
+    /// Values of the model that helpers compute.
+    pub made: Vec<(String, Val<'g>)>,
 }
 
 type Rule = for<'g> fn(&mut Draft<'g>) -> Result<(), Fault>;
@@ -126,6 +130,13 @@ impl<'g> Draft<'g> {
         self.inputs[i] = Some(val);
     }
 
+    /// Nothing says more about an input left out at the end than its absence.
+    pub fn drop_absent(&mut self) {
+        while self.inputs.last().is_some_and(Option::is_none) {
+            self.inputs.pop();
+        }
+    }
+
     pub fn set_ints(&mut self, i: usize, values: &[i64]) {
         self.set_input(i, self.builder.ints(values));
     }
@@ -201,8 +212,7 @@ impl<'g> Draft<'g> {
             ..Node::default()
         };
         let types = super::facts::dtypes(&node, inputs);
-        let guess = |k: usize| types.get(k).or(types.last()).map(|&dtype| Fact::unknown(dtype));
-        let declared: Vec<Option<Fact>> = (0..outputs.len()).map(guess).collect();
+        let declared: Vec<Option<Fact>> = (0..outputs.len()).map(|k| Some(Fact::unknown(types.output(k)))).collect();
         self.builder.import(node, outputs, &declared)
     }
 

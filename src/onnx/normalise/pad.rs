@@ -30,8 +30,6 @@ pub fn pad(d: &mut Draft) -> Result<(), Fault> {
     }
     d.set_ints(1, &full);
     d.inputs.truncate(3);
-    while d.inputs.last().is_some_and(Option::is_none) {
-        d.inputs.pop();
-    }
+    d.drop_absent();
     Ok(())
 }

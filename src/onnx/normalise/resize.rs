@@ -34,8 +34,6 @@ pub fn resize(d: &mut Draft) -> Result<(), Fault> {
             d.inputs[i] = None;
         }
     }
-    while d.inputs.last().is_some_and(Option::is_none) {
-        d.inputs.pop();
-    }
+    d.drop_absent();
     Ok(())
 }

@@ -46,13 +46,13 @@ pub fn resolve_auto_pad(d: &mut Draft, kernel: &[i64]) -> Result<(), Fault> {
     let dilations = per_axis(d, "dilations", axes, 1)?;
     let shape = d.shape(0).filter(|s| s.len() == axes + 2);
     let total = |i: usize| -> Option<i64> {
-        let reach = (kernel[i] - 1).checked_mul(dilations[i])?.checked_add(1)?;
+        let reach = reach(kernel[i], dilations[i])?;
         if strides[i] == 1 {
-            return Some(reach - 1);
+            return Some(reach.checked_sub(1)?.max(0));
         }
         let size = shape.as_ref()?.get(i + 2).and_then(Dim::fixed)?;
         let out = size.checked_add(strides[i])?.checked_sub(1)?.checked_div(strides[i])?;
-        Some((out - 1).checked_mul(strides[i])?.checked_add(reach)?.checked_sub(size)?.max(0))
+        Some(out.checked_sub(1)?.checked_mul(strides[i])?.checked_add(reach)?.checked_sub(size)?.max(0))
     };
     match (0..axes).map(total).collect::<Option<Vec<i64>>>() {
         Some(totals) => d.set("pads", halves(&totals, upper)),
@@ -62,6 +62,11 @@ pub fn resolve_auto_pad(d: &mut Draft, kernel: &[i64]) -> Result<(), Fault> {
         }
     }
     Ok(())
+}
+
+/// The elements that a dilated kernel spans.
+pub fn reach(kernel: i64, dilation: i64) -> Option<i64> {
+    kernel.checked_sub(1)?.checked_mul(dilation)?.checked_add(1)
 }
 
 pub fn unknown_mode(mode: &str) -> Fault {
