@@ -22,6 +22,17 @@ pub fn broadcast(a: &[Dim], b: &[Dim], unknown: &dyn Fn(usize) -> Dim) -> Option
         .collect()
 }
 
+/// The broadcast where a dimension that may be either of two symbols is named after both, so that it is the same
+/// wherever the two meet.
+pub fn broadcast_either(a: &[Dim], b: &[Dim]) -> Option<Vec<Dim>> {
+    let rank = a.len().max(b.len());
+    let at = |shape: &[Dim], axis: usize| (axis + shape.len()).checked_sub(rank).and_then(|i| shape.get(i).cloned());
+    broadcast(a, b, &|axis| match (at(a, axis), at(b, axis)) {
+        (Some(x), Some(y)) => Dim::either(&x, &y),
+        (x, y) => x.or(y).unwrap_or(Dim::Fixed(1)),
+    })
+}
+
 /// The number of elements, `1` for a scalar.
 pub fn count(shape: &[Dim]) -> Dim {
     shape.iter().cloned().fold(Dim::Fixed(1), |product, d| product * d)

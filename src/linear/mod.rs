@@ -128,12 +128,12 @@ impl<'g> Linear<'g> {
     /// Shape and type of the image of a tangent.
     pub fn image(&self, t: &[Dim], dtype: DType) -> (Vec<Dim>, DType) {
         let unknown = |axis: usize| Dim::symbol(&format!("?t.{axis}"));
-        let grown = |v: Val| broadcast(t, &v.shape(), &unknown).unwrap_or_else(|| t.to_vec());
+        let grown = |v: Val| v.builder().broadcast(t, &v.shape()).unwrap_or_else(|| t.to_vec());
         let shape = match self {
             Linear::Neg => t.to_vec(),
             Linear::Scale(v) | Linear::Quotient(v) | Linear::Mask { cond: v, .. } => grown(*v),
-            Linear::MatMulRight(v) => product::matmul_shape(t, &v.shape()),
-            Linear::MatMulLeft(v) => product::matmul_shape(&v.shape(), t),
+            Linear::MatMulRight(v) => product::matmul_shape(v.builder(), t, &v.shape()),
+            Linear::MatMulLeft(v) => product::matmul_shape(v.builder(), &v.shape(), t),
             Linear::Sum { axes, keep } => reshape::summed(t, axes, *keep),
             Linear::Expand(shape) => broadcast(t, shape, &unknown).unwrap_or_else(|| shape.clone()),
             Linear::Reshape(shape)
