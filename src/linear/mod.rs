@@ -131,7 +131,10 @@ impl<'g> Linear<'g> {
             Linear::MatMulRight(v) => product::matmul_shape(t, &v.shape()),
             Linear::MatMulLeft(v) => product::matmul_shape(&v.shape(), t),
             Linear::Sum { axes, keep } => reshape::summed(t, axes, *keep),
-            Linear::Expand(shape) => broadcast(t, shape, &unknown).unwrap_or_else(|| shape.clone()),
+            Linear::Expand(shape) => {
+                let target = |axis: usize| shape.get(axis).cloned().unwrap_or_else(|| unknown(axis));
+                broadcast(t, shape, &target).unwrap_or_else(|| shape.clone())
+            }
             Linear::Reshape(shape)
             | Linear::SumAt { shape, .. }
             | Linear::ScatterElements { shape, .. }

@@ -196,7 +196,12 @@ impl<'g> Cotangent<'g> {
         let shape = with_lead(from, lead);
         if !open.is_empty() {
             let offset = open.iter().map(|a| a - extra).collect::<Vec<_>>();
-            let logical: Vec<Dim> = self.shape[..skip].iter().chain(&self.shape[skip + extra..]).cloned().collect();
+            // Only the open axes: those summed already have size 1.
+            let mut logical = value.shape();
+            while logical.len() < shape.len() {
+                logical.insert(0, Dim::Fixed(1));
+            }
+            offset.iter().for_each(|&a| logical[a] = self.shape[a + extra].clone());
             value = sum_at_run_time(value.expand(&logical), &offset, &shape);
         }
         Cotangent { value, shape }
@@ -213,8 +218,8 @@ fn sum_at_run_time<'g>(value: Val<'g>, axes: &[usize], shape: &[Dim]) -> Val<'g>
         // An empty list of axes sums nothing: `noop_with_empty_axes`.
         let candidates = b.ints(&[axis as i64]);
         let chosen = b.op("Compress", &[candidates, grown], Attrs::new().with("axis", 0));
-        value = b.op("ReduceSum", &[value, chosen], Attrs::new().with("keepdims", 1).with("noop_with_empty_axes", 1));
         let mut known = value.shape();
+        value = b.op("ReduceSum", &[value, chosen], Attrs::new().with("keepdims", 1).with("noop_with_empty_axes", 1));
         known[axis] = shape[axis].clone();
         b.refine_fact(value, &Fact::new(value.dtype(), known));
     }
