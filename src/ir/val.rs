@@ -205,14 +205,16 @@ impl<'g> Val<'g> {
         if self.fact().shape.as_deref() == Some(shape) {
             return self;
         }
-        let target = match reshape_target(&self.fact().shape.unwrap_or_default(), shape) {
+        let constant = reshape_target(&self.fact().shape.unwrap_or_default(), shape);
+        let mut attrs = Attrs::new();
+        // Where every entry is a size, a 0 is one too.
+        if constant.is_none() || shape.contains(&Dim::Fixed(0)) {
+            attrs = attrs.with("allowzero", 1);
+        }
+        let target = match constant {
             Some(target) => self.builder.ints(&target),
             None => self.builder.shape_value(shape),
         };
-        let mut attrs = Attrs::new();
-        if shape.contains(&Dim::Fixed(0)) {
-            attrs = attrs.with("allowzero", 1);
-        }
         let out = self.builder.op("Reshape", &[self, target], attrs);
         self.builder.refine_fact(out, &Fact::new(self.dtype(), shape));
         out
@@ -222,7 +224,9 @@ impl<'g> Val<'g> {
         if self.fact().shape.as_deref() == Some(shape) {
             return self;
         }
-        self.builder.op("Expand", &[self, self.builder.shape_value(shape)], Attrs::new())
+        let out = self.builder.op("Expand", &[self, self.builder.shape_value(shape)], Attrs::new());
+        self.builder.refine_fact(out, &Fact::new(self.dtype(), shape));
+        out
     }
 
     pub fn permute(self, perm: &[i64]) -> Val<'g> {

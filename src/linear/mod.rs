@@ -127,7 +127,6 @@ impl<'g> Cotangent<'g> {
 impl<'g> Linear<'g> {
     /// Shape and type of the image of a tangent.
     pub fn image(&self, t: &[Dim], dtype: DType) -> (Vec<Dim>, DType) {
-        let unknown = |axis: usize| Dim::symbol(&format!("?t.{axis}"));
         let grown = |v: Val| v.builder().broadcast(t, &v.shape()).unwrap_or_else(|| t.to_vec());
         let shape = match self {
             Linear::Neg => t.to_vec(),
@@ -135,7 +134,10 @@ impl<'g> Linear<'g> {
             Linear::MatMulRight(v) => product::matmul_shape(v.builder(), t, &v.shape()),
             Linear::MatMulLeft(v) => product::matmul_shape(v.builder(), &v.shape(), t),
             Linear::Sum { axes, keep } => reshape::summed(t, axes, *keep),
-            Linear::Expand(shape) => broadcast(t, shape, &unknown).unwrap_or_else(|| shape.clone()),
+            Linear::Expand(shape) => {
+                let target = |axis: usize| shape.get(axis).cloned().unwrap_or(Dim::Fixed(1));
+                broadcast(t, shape, &target).unwrap_or_else(|| shape.clone())
+            }
             Linear::Reshape(shape)
             | Linear::SumAt { shape, .. }
             | Linear::ScatterElements { shape, .. }
