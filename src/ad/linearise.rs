@@ -136,7 +136,7 @@ impl<'g> Linearised<'g> {
         let mut result: Vec<Option<Cotangent<'g>>> = vec![None; self.sources];
         for (t, ct) in self.of.iter().zip(cotangents) {
             if let (Some(id), Some(ct)) = (t.id(), ct) {
-                accumulate(&mut pulled[id], ct.clone());
+                accumulate(&mut pulled[id], ct.clone().of_whole_rank());
             }
         }
         for id in (0..self.tape.len()).rev() {
