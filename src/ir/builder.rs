@@ -563,7 +563,11 @@ fn refine(own: Fact, declared: Fact) -> Fact {
                 .map(|(a, b)| match (&a, &b) {
                     (Dim::Fixed(_), _) => a,
                     (Dim::Symbol(_), Dim::Fixed(_)) => b,
-                    (Dim::Symbol(_), Dim::Symbol(_)) if a.as_symbol().is_some_and(|s| s.starts_with('?')) => b,
+                    (Dim::Symbol(p), Dim::Symbol(_))
+                        if p.terms().any(|(m, _)| m.iter().any(|s| s.starts_with('?'))) =>
+                    {
+                        b
+                    }
                     _ => a,
                 })
                 .collect(),

@@ -11,7 +11,7 @@ mod reshape;
 pub use convolution::ConvGeometry;
 pub use reshape::{align, with_lead};
 
-use crate::ir::{DType, Dim, Val, broadcast};
+use crate::ir::{DType, Dim, Val, broadcast, broadcast_named};
 
 #[derive(Clone)]
 pub enum Linear<'g> {
@@ -123,8 +123,7 @@ impl<'g> Cotangent<'g> {
 impl<'g> Linear<'g> {
     /// Shape and type of the image of a tangent.
     pub fn image(&self, t: &[Dim], dtype: DType) -> (Vec<Dim>, DType) {
-        let unknown = |axis: usize| Dim::symbol(&format!("?t.{axis}"));
-        let grown = |v: Val| broadcast(t, &v.shape(), &unknown).unwrap_or_else(|| t.to_vec());
+        let grown = |v: Val| broadcast_named(t, &v.shape()).unwrap_or_else(|| t.to_vec());
         let shape = match self {
             Linear::Neg => t.to_vec(),
             Linear::Scale(v) | Linear::Quotient(v) | Linear::Mask { cond: v, .. } => grown(*v),
@@ -132,7 +131,7 @@ impl<'g> Linear<'g> {
             Linear::MatMulLeft(v) => product::matmul_shape(&v.shape(), t),
             Linear::Sum { axes, keep } => reshape::summed(t, axes, *keep),
             Linear::Expand(shape) => {
-                let target = |axis: usize| shape.get(axis).cloned().unwrap_or_else(|| unknown(axis));
+                let target = |axis: usize| shape.get(axis).cloned().unwrap_or(Dim::Fixed(1));
                 broadcast(t, shape, &target).unwrap_or_else(|| shape.clone())
             }
             Linear::Reshape(shape)
