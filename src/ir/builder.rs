@@ -3,7 +3,7 @@
 //! A fault (a shape that does not fit, an unknown operator) is kept and returned by [`Builder::finish`]; until then the
 //! builder hands out values of unknown rank, so that rules stay formulas without `?`.
 
-use super::{Attr, Attrs, DType, Dim, Fact, Graph, Node, NodeId, Tensor, Val, Value, ValueId, broadcast_either, count};
+use super::{Attr, Attrs, DType, Dim, Fact, Graph, Node, NodeId, Tensor, Val, Value, ValueId, broadcast_named, count};
 use crate::error::{Error, Result};
 use crate::ops;
 use std::cell::RefCell;
@@ -510,11 +510,11 @@ impl Builder {
 
     /// Numpy's broadcast of two shapes, with dimensions that [`Builder::dim_value`] can compute.
     pub fn broadcast(&self, a: &[Dim], b: &[Dim]) -> Option<Vec<Dim>> {
-        let shape = broadcast_either(a, b)?;
+        let shape = broadcast_named(a, b)?;
         let either = &mut self.state.borrow_mut().either;
-        for (x, y) in a.iter().rev().zip(b.iter().rev()).filter(|(x, y)| x != y) {
-            if x.fixed().is_none() && y.fixed().is_none() {
-                either.entry(Dim::either(x, y)).or_insert_with(|| (x.clone(), y.clone()));
+        for ((x, y), made) in a.iter().rev().zip(b.iter().rev()).zip(shape.iter().rev()) {
+            if made != x && made != y {
+                either.entry(made.clone()).or_insert_with(|| (x.clone(), y.clone()));
             }
         }
         Some(shape)
@@ -612,7 +612,11 @@ fn refine(own: Fact, declared: Fact) -> Fact {
                 .map(|(a, b)| match (&a, &b) {
                     (Dim::Fixed(_), _) => a,
                     (Dim::Symbol(_), Dim::Fixed(_)) => b,
-                    (Dim::Symbol(_), Dim::Symbol(_)) if a.as_symbol().is_some_and(|s| s.starts_with('?')) => b,
+                    (Dim::Symbol(p), Dim::Symbol(_))
+                        if p.terms().any(|(m, _)| m.iter().any(|s| s.starts_with('?'))) =>
+                    {
+                        b
+                    }
                     _ => a,
                 })
                 .collect(),

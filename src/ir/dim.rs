@@ -76,12 +76,6 @@ impl Dim {
         }
     }
 
-    /// The broadcast of two symbols: whichever is not 1. An opaque symbol of which nothing else is known.
-    pub fn either(a: &Dim, b: &Dim) -> Dim {
-        let (first, second) = if a <= b { (a, b) } else { (b, a) };
-        Dim::symbol(&format!("?either({first},{second})"))
-    }
-
     /// `self / by` where it divides term by term (`by` a single term).
     pub fn div_exact(&self, by: &Dim) -> Option<Dim> {
         if self == by {
