@@ -402,8 +402,7 @@ impl Builder {
             return name;
         }
         let node_name = s.fresh(&format!("{name}/Identity"));
-        let node =
-            Node { name: node_name, op: "Identity".into(), inputs: vec![Some(val.id())], ..Node::default() };
+        let node = Node { name: node_name, op: "Identity".into(), inputs: vec![Some(val.id())], ..Node::default() };
         drop(s);
         if let Some(Some(copy)) = self.push(node, &[Some(name.clone())], vec![fact]).pop() {
             self.state.borrow_mut().graph.outputs.push(copy.id());
@@ -430,7 +429,7 @@ impl Builder {
         s.graph.value_mut(val.id()).name = name.to_string();
     }
 
-    /// Says more of a value than its operator could.
+    /// Says more of a value than its operator could. What a rewrite has put a negation outside of has that shape too.
     pub fn refine_fact(&self, val: Val<'_>, known: &Fact) {
         let mut s = self.state.borrow_mut();
         let own = s.graph.value(val.id()).fact.clone();
@@ -441,6 +440,12 @@ impl Builder {
             }
         }
         s.graph.value_mut(val.id()).fact = fact;
+        let negated = s.graph.value(val.id()).producer.map(|id| s.graph.node(id)).filter(|n| n.op == "Neg");
+        let inner = negated.and_then(|n| n.input(0));
+        drop(s);
+        if let Some(inner) = inner {
+            self.refine_fact(self.val(inner), &Fact { ints: None, ..known.clone() });
+        }
     }
 
     fn facts(&self, op: &str, inputs: &[Option<ValueId>], attrs: &Attrs, outputs: usize) -> Result<Vec<Fact>> {

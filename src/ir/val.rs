@@ -2,7 +2,7 @@
 
 use super::{Attrs, Builder, DType, Dim, Fact, ValueId};
 use crate::error::Error;
-use std::ops::{Add, Div, Mul, Neg, Sub};
+use std::ops::{Add, Div, Mul, Neg, Not, Sub};
 
 #[derive(Clone, Copy)]
 pub struct Val<'g> {
@@ -116,9 +116,6 @@ impl<'g> Val<'g> {
     }
     pub fn reciprocal(self) -> Val<'g> {
         self.op1("Reciprocal")
-    }
-    pub fn not(self) -> Val<'g> {
-        self.op1("Not")
     }
     pub fn square(self) -> Val<'g> {
         self * self
@@ -331,6 +328,13 @@ macro_rules! operator {
 }
 
 operator!(Add add "Add" Sub sub "Sub" Mul mul "Mul" Div div "Div");
+
+impl<'g> Not for Val<'g> {
+    type Output = Val<'g>;
+    fn not(self) -> Val<'g> {
+        self.op1("Not")
+    }
+}
 
 impl<'g> Neg for Val<'g> {
     type Output = Val<'g>;

@@ -128,7 +128,7 @@ pub static HARD_SIGMOID: Op = smooth(
     hard_sigmoid,
     |c| {
         let (alpha, beta) = (c.float("alpha", 0.2), c.float("beta", 0.5));
-        c.map(|x| (alpha * x + beta).max(0.0).min(1.0))
+        c.map(|x| (alpha * x + beta).clamp(0.0, 1.0))
     },
     || {
         let all_sides = || Case::new().within(&[3], -2.0, 2.0).attr("alpha", 0.1f32);
