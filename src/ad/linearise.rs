@@ -139,7 +139,7 @@ impl<'g> Linearised<'g> {
         let mut result: Vec<Option<Cotangent<'g>>> = vec![None; self.sources];
         for (t, ct) in self.of.iter().zip(cotangents) {
             if let (Some(id), Some(ct)) = (t.id(), ct) {
-                accumulate(&mut pulled[id], ct.clone());
+                accumulate(&mut pulled[id], ct.clone().of_whole_rank());
             }
         }
         for id in (0..self.tape.len()).rev() {
@@ -201,11 +201,11 @@ impl<'g> Linearised<'g> {
 }
 
 fn accumulate<'g>(slot: &mut Option<Cotangent<'g>>, ct: Cotangent<'g>) {
-    *slot = Some(match slot.take() {
+    let sum = match slot.take() {
         None => ct,
-        Some(sum) => {
-            debug_assert!(same_or_one(&sum.value.shape(), &sum.shape));
-            Cotangent { value: sum.value + ct.value, shape: sum.shape }
-        }
-    });
+        Some(sum) => Cotangent { value: sum.value + ct.value, shape: sum.shape },
+    };
+    // Which axes are delayed has to be known; a size that may or may not be 1 is settled now.
+    let known = same_or_one(&sum.value.shape(), &sum.shape);
+    *slot = Some(if known { sum } else { Cotangent { value: sum.materialise(), shape: sum.shape } });
 }

@@ -1,7 +1,7 @@
 //! Tangents: handles on a tape of linear maps. Only linear operations exist, so a non-linear rule does not type-check.
 
 use crate::error::Unsupported;
-use crate::ir::{Builder, DType, Dim, Val, broadcast};
+use crate::ir::{Builder, DType, Dim, Val};
 use crate::linear::{AveragePool, ConvGeometry, Linear};
 use std::cell::RefCell;
 use std::ops::{Add, Div, Mul, Neg, Sub};
@@ -302,8 +302,7 @@ impl<'g> Add for Tan<'g> {
         let (Some(a), Some(b)) = (self.id, other.id) else {
             return if self.is_zero() { other } else { self };
         };
-        let unknown = |axis: usize| Dim::symbol(&format!("?sum{a}.{axis}"));
-        let shape = broadcast(&self.shape(), &other.shape(), &unknown).unwrap_or_else(|| self.shape());
+        let shape = self.tape.builder.broadcast(&self.shape(), &other.shape()).unwrap_or_else(|| self.shape());
         self.tape.push(Kind::Sum(a, b), shape, self.dtype())
     }
 }

@@ -3,7 +3,7 @@
 //! A fault (a shape that does not fit, an unknown operator) is kept and returned by [`Builder::finish`]; until then the
 //! builder hands out values of unknown rank, so that rules stay formulas without `?`.
 
-use super::{Attr, Attrs, DType, Dim, Fact, Graph, Node, NodeId, Tensor, Val, Value, ValueId, count};
+use super::{Attr, Attrs, DType, Dim, Fact, Graph, Node, NodeId, Tensor, Val, Value, ValueId, broadcast_named, count};
 use crate::error::{Error, Result};
 use crate::ops::{self, Fault};
 use std::cell::RefCell;
@@ -33,6 +33,8 @@ struct State {
     scope: String,
     /// Where each symbolic dimension can be read at run time.
     dims: HashMap<Dim, (ValueId, usize)>,
+    /// The two dimensions of which a broadcast one is made.
+    either: HashMap<Dim, (Dim, Dim)>,
     fault: Option<Error>,
     /// Values below this id keep their names.
     named: u32,
@@ -430,7 +432,7 @@ impl Builder {
         s.graph.value_mut(val.id()).name = name.to_string();
     }
 
-    /// Says more of a value than its operator could.
+    /// Says more of a value than its operator could. What a rewrite has put a negation outside of has that shape too.
     pub fn refine_fact(&self, val: Val<'_>, known: &Fact) {
         let mut s = self.state.borrow_mut();
         let own = s.graph.value(val.id()).fact.clone();
@@ -441,6 +443,12 @@ impl Builder {
             }
         }
         s.graph.value_mut(val.id()).fact = fact;
+        let negated = s.graph.value(val.id()).producer.map(|id| s.graph.node(id)).filter(|n| n.op == "Neg");
+        let inner = negated.and_then(|n| n.input(0));
+        drop(s);
+        if let Some(inner) = inner {
+            self.refine_fact(self.val(inner), &Fact { ints: None, ..known.clone() });
+        }
     }
 
     fn facts(&self, op: &str, inputs: &[Option<ValueId>], attrs: &Attrs, outputs: usize) -> Result<Vec<Fact>> {
@@ -532,25 +540,48 @@ impl Builder {
         (run > 0).then_some((value, axis, run))
     }
 
+    /// Numpy's broadcast of two shapes, with dimensions that [`Builder::dim_value`] can compute.
+    pub fn broadcast(&self, a: &[Dim], b: &[Dim]) -> Option<Vec<Dim>> {
+        let shape = broadcast_named(a, b)?;
+        let either = &mut self.state.borrow_mut().either;
+        for ((x, y), made) in a.iter().rev().zip(b.iter().rev()).zip(shape.iter().rev()) {
+            if made != x && made != y {
+                either.entry(made.clone()).or_insert_with(|| (x.clone(), y.clone()));
+            }
+        }
+        Some(shape)
+    }
+
+    /// A symbol that stands in some value's shape or is the broadcast of two that do.
+    fn symbol_value<'g>(&'g self, dim: &Dim) -> Option<Val<'g>> {
+        if let Some((value, axis, _)) = self.dims_of_value(std::slice::from_ref(dim)) {
+            return Some(self.val(value).dims(axis, axis + 1));
+        }
+        let (x, y) = self.state.borrow().either.get(dim).cloned()?;
+        let (x, y) = (self.dim_value(&x), self.dim_value(&y));
+        let out = x.equal(self.ints(&[1])).select(y, x);
+        self.refine_fact(out, &Fact::new(DType::I64, [Dim::Fixed(1)]).with_ints(Some(vec![dim.clone()])));
+        Some(out)
+    }
+
     /// A dimension as an int64 value of shape `[1]`.
     pub fn dim_value<'g>(&'g self, dim: &Dim) -> Val<'g> {
         let poly = match dim {
             Dim::Fixed(n) => return self.ints(&[*n]),
             Dim::Symbol(poly) => poly.clone(),
         };
-        if let Some((value, axis, _)) = self.dims_of_value(std::slice::from_ref(dim)) {
-            return self.val(value).dims(axis, axis + 1);
+        if let Some(value) = self.symbol_value(dim) {
+            return value;
         }
         let mut sum: Option<Val<'g>> = None;
         for (symbols, coefficient) in poly.terms() {
             let mut term = self.ints(&[coefficient]);
             for symbol in symbols {
                 let dim = Dim::symbol(symbol);
-                let Some((value, axis, _)) = self.dims_of_value(std::slice::from_ref(&dim)) else {
+                let Some(factor) = self.symbol_value(&dim) else {
                     self.fault(Error::UnknownDimension { dim: dim.to_string() });
                     return term;
                 };
-                let factor = self.val(value).dims(axis, axis + 1);
                 term = if coefficient == 1 && self.constant_data(term).is_some() { factor } else { term * factor };
             }
             sum = Some(match sum {
@@ -613,7 +644,11 @@ fn refine(own: Fact, declared: Fact) -> Fact {
                 .map(|(a, b)| match (&a, &b) {
                     (Dim::Fixed(_), _) => a,
                     (Dim::Symbol(_), Dim::Fixed(_)) => b,
-                    (Dim::Symbol(_), Dim::Symbol(_)) if a.as_symbol().is_some_and(|s| s.starts_with('?')) => b,
+                    (Dim::Symbol(p), Dim::Symbol(_))
+                        if p.terms().any(|(m, _)| m.iter().any(|s| s.starts_with('?'))) =>
+                    {
+                        b
+                    }
                     _ => a,
                 })
                 .collect(),

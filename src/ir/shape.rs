@@ -22,6 +22,31 @@ pub fn broadcast(a: &[Dim], b: &[Dim], unknown: &dyn Fn(usize) -> Dim) -> Option
         .collect()
 }
 
+/// Numpy's broadcast of two shapes, where a dimension that may be either of two symbols is named after both: the same
+/// two always give the same one.
+pub fn broadcast_named(a: &[Dim], b: &[Dim]) -> Option<Vec<Dim>> {
+    let rank = a.len().max(b.len());
+    let at = |shape: &[Dim], i: usize| {
+        (i + shape.len()).checked_sub(rank).and_then(|k| shape.get(k).cloned()).unwrap_or(Dim::Fixed(1))
+    };
+    broadcast(a, b, &|axis| either(&at(a, axis), &at(b, axis)))
+}
+
+/// `?(N|M)`
+fn either(a: &Dim, b: &Dim) -> Dim {
+    let mut names: Vec<String> = Vec::new();
+    for d in [a, b] {
+        let inner = d.as_symbol().and_then(|s| s.strip_prefix("?(")?.strip_suffix(')')).filter(|s| !s.contains("?("));
+        match inner {
+            Some(inner) => names.extend(inner.split('|').map(str::to_string)),
+            None => names.push(d.to_string()),
+        }
+    }
+    names.sort_unstable();
+    names.dedup();
+    Dim::symbol(&format!("?({})", names.join("|")))
+}
+
 /// The number of elements, `1` for a scalar.
 pub fn count(shape: &[Dim]) -> Dim {
     shape.iter().cloned().fold(Dim::Fixed(1), |product, d| product * d)

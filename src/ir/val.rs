@@ -2,7 +2,7 @@
 
 use super::{Attrs, Builder, DType, Dim, Fact, ValueId};
 use crate::error::Error;
-use std::ops::{Add, Div, Mul, Neg, Sub};
+use std::ops::{Add, Div, Mul, Neg, Not, Sub};
 
 #[derive(Clone, Copy)]
 pub struct Val<'g> {
@@ -117,9 +117,6 @@ impl<'g> Val<'g> {
     pub fn reciprocal(self) -> Val<'g> {
         self.op1("Reciprocal")
     }
-    pub fn not(self) -> Val<'g> {
-        self.op1("Not")
-    }
     pub fn square(self) -> Val<'g> {
         self * self
     }
@@ -205,14 +202,16 @@ impl<'g> Val<'g> {
         if self.fact().shape.as_deref() == Some(shape) {
             return self;
         }
-        let target = match reshape_target(&self.fact().shape.unwrap_or_default(), shape) {
+        let constant = reshape_target(&self.fact().shape.unwrap_or_default(), shape);
+        let mut attrs = Attrs::new();
+        // Where every entry is a size, a 0 is one too.
+        if constant.is_none() || shape.contains(&Dim::Fixed(0)) {
+            attrs = attrs.with("allowzero", 1);
+        }
+        let target = match constant {
             Some(target) => self.builder.ints(&target),
             None => self.builder.shape_value(shape),
         };
-        let mut attrs = Attrs::new();
-        if shape.contains(&Dim::Fixed(0)) {
-            attrs = attrs.with("allowzero", 1);
-        }
         let out = self.builder.op("Reshape", &[self, target], attrs);
         self.builder.refine_fact(out, &Fact::new(self.dtype(), shape));
         out
@@ -222,7 +221,9 @@ impl<'g> Val<'g> {
         if self.fact().shape.as_deref() == Some(shape) {
             return self;
         }
-        self.builder.op("Expand", &[self, self.builder.shape_value(shape)], Attrs::new())
+        let out = self.builder.op("Expand", &[self, self.builder.shape_value(shape)], Attrs::new());
+        self.builder.refine_fact(out, &Fact::new(self.dtype(), shape));
+        out
     }
 
     pub fn permute(self, perm: &[i64]) -> Val<'g> {
@@ -327,6 +328,13 @@ macro_rules! operator {
 }
 
 operator!(Add add "Add" Sub sub "Sub" Mul mul "Mul" Div div "Div");
+
+impl<'g> Not for Val<'g> {
+    type Output = Val<'g>;
+    fn not(self) -> Val<'g> {
+        self.op1("Not")
+    }
+}
 
 impl<'g> Neg for Val<'g> {
     type Output = Val<'g>;

@@ -98,12 +98,8 @@ fn scatter<'g>(updates: Val<'g>, indices: Val<'g>, shape: &[Dim]) -> Val<'g> {
     let zeros = b.zeros(updates.dtype(), shape);
     if shape.len() == 1 && updates.rank() != 1 {
         // A flat scatter is the same whatever the shape of the indices.
-        let n = count(&updates.shape());
-        return b.op(
-            "ScatterElements",
-            &[zeros, indices.reshape(std::slice::from_ref(&n)), updates.reshape(&[n.clone()])],
-            add.with("axis", 0),
-        );
+        let flat = [count(&updates.shape())];
+        return b.op("ScatterElements", &[zeros, indices.reshape(&flat), updates.reshape(&flat)], add.with("axis", 0));
     }
     b.op("ScatterND", &[zeros, indices, updates], add)
 }

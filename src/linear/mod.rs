@@ -119,6 +119,13 @@ impl<'g> Cotangent<'g> {
         self.value.expand(&self.shape)
     }
 
+    /// The same with an axis of size 1 for each that the value lacks, so that maps can name axes.
+    pub(crate) fn of_whole_rank(self) -> Cotangent<'g> {
+        let missing = self.shape.len().saturating_sub(self.value.rank());
+        let axes: Vec<i64> = (0..missing as i64).collect();
+        Cotangent { value: self.value.unsqueeze(&axes), shape: self.shape }
+    }
+
     fn map(self, f: impl FnOnce(Val<'g>) -> Val<'g>) -> Cotangent<'g> {
         Cotangent { value: f(self.value), shape: self.shape }
     }
@@ -127,15 +134,17 @@ impl<'g> Cotangent<'g> {
 impl<'g> Linear<'g> {
     /// Shape and type of the image of a tangent.
     pub fn image(&self, t: &[Dim], dtype: DType) -> (Vec<Dim>, DType) {
-        let unknown = |axis: usize| Dim::symbol(&format!("?t.{axis}"));
-        let grown = |v: Val| broadcast(t, &v.shape(), &unknown).unwrap_or_else(|| t.to_vec());
+        let grown = |v: Val| v.builder().broadcast(t, &v.shape()).unwrap_or_else(|| t.to_vec());
         let shape = match self {
             Linear::Neg => t.to_vec(),
             Linear::Scale(v) | Linear::Quotient(v) | Linear::Mask { cond: v, .. } => grown(*v),
-            Linear::MatMulRight(v) => product::matmul_shape(t, &v.shape()),
-            Linear::MatMulLeft(v) => product::matmul_shape(&v.shape(), t),
+            Linear::MatMulRight(v) => product::matmul_shape(v.builder(), t, &v.shape()),
+            Linear::MatMulLeft(v) => product::matmul_shape(v.builder(), &v.shape(), t),
             Linear::Sum { axes, keep } => reshape::summed(t, axes, *keep),
-            Linear::Expand(shape) => broadcast(t, shape, &unknown).unwrap_or_else(|| shape.clone()),
+            Linear::Expand(shape) => {
+                let target = |axis: usize| shape.get(axis).cloned().unwrap_or(Dim::Fixed(1));
+                broadcast(t, shape, &target).unwrap_or_else(|| shape.clone())
+            }
             Linear::Reshape(shape)
             | Linear::SumAt { shape, .. }
             | Linear::ScatterElements { shape, .. }

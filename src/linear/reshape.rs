@@ -196,10 +196,13 @@ impl<'g> Cotangent<'g> {
         let shape = with_lead(from, lead);
         if !open.is_empty() {
             let offset = open.iter().map(|a| a - extra).collect::<Vec<_>>();
-            // Only the open axes still have their broadcast size.
-            let mut broadcast = shape.clone();
-            offset.iter().for_each(|&axis| broadcast[axis] = self.shape[axis + extra].clone());
-            value = sum_at_run_time(value.expand(&broadcast), &offset, &shape);
+            // Only the open axes: those summed already have size 1.
+            let mut logical = value.shape();
+            while logical.len() < shape.len() {
+                logical.insert(0, Dim::Fixed(1));
+            }
+            offset.iter().for_each(|&a| logical[a] = self.shape[a + extra].clone());
+            value = sum_at_run_time(value.expand(&logical), &offset, &shape);
         }
         Cotangent { value, shape }
     }

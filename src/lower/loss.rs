@@ -22,7 +22,7 @@ fn labelled_loss<'g>(c: &Cx<'g>, log_p: Val<'g>) -> Val<'g> {
     let classes = c.b.range(&log_p.dim(1)).cast(labels.dtype()).along_channel(rank);
     let mut chosen = labels.unsqueeze(&[1]).equal(classes);
     if let Some(ignored) = ignored {
-        chosen = chosen.and(ignored.not().unsqueeze(&[1]));
+        chosen = chosen.and((!ignored).unsqueeze(&[1]));
     }
     let none = log_p.like(0.0);
     let weighted = match weights {
@@ -34,7 +34,7 @@ fn labelled_loss<'g>(c: &Cx<'g>, log_p: Val<'g>) -> Val<'g> {
         ("none", ..) => each,
         ("sum", ..) => each.sum_all(),
         (_, Some(w), _) => each.sum_all() / chosen.select(w, none).sum_all(),
-        (_, None, Some(ignored)) => each.sum_all() / ignored.not().cast(log_p.dtype()).sum_all(),
+        (_, None, Some(ignored)) => each.sum_all() / (!ignored).cast(log_p.dtype()).sum_all(),
         (_, None, None) => each.mean_all(),
     }
 }

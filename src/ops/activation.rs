@@ -147,7 +147,7 @@ pub static MISH: Op = smooth("Mish", mish, |c| c.map(|x| x * log1p_exp(x).tanh()
 pub static HARD_SWISH: Op = smooth(
     "HardSwish",
     hard_swish,
-    |c| c.map(|x| x * (x / 6.0 + 0.5).max(0.0).min(1.0)),
+    |c| c.map(|x| x * (x / 6.0 + 0.5).clamp(0.0, 1.0)),
     || {
         let mut cases = unary_cases(-2.5, 2.5);
         cases.extend([Case::new().within(&[2], 3.5, 4.0), Case::new().within(&[2], -4.0, -3.5)]);
