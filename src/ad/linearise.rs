@@ -47,7 +47,7 @@ pub fn linearise<'g>(tape: &'g Tape<'g>, of: &[Val<'g>], wrt: &[Val<'g>]) -> Res
             unsupported.push(Unsupported { node: node.name.clone(), op: node.op.clone(), reason: reason.to_string() })
         };
         let known = if node.domain.is_empty() { ops::lookup(&node.op) } else { None };
-        let rule = match known.map(|op| &op.tangent) {
+        let rule = match known.map(|op| op.tangent.of(&node.attrs)) {
             Some(Tangent::Rule(rule)) => rule,
             Some(Tangent::Zero) => continue,
             Some(Tangent::Blocked(reason)) => {
@@ -58,7 +58,7 @@ pub fn linearise<'g>(tape: &'g Tape<'g>, of: &[Val<'g>], wrt: &[Val<'g>]) -> Res
                 blocked("it has to be lowered first");
                 continue;
             }
-            None => {
+            Some(Tangent::Select(_)) | None => {
                 blocked("there is no rule for this operator");
                 continue;
             }

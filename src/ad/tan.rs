@@ -1,8 +1,8 @@
 //! Tangents: handles on a tape of linear maps. Only linear operations exist, so a non-linear rule does not type-check.
 
 use crate::error::Unsupported;
-use crate::ir::{Builder, DType, Dim, Val, broadcast_named};
-use crate::linear::{ConvGeometry, Linear};
+use crate::ir::{Builder, DType, Dim, Val};
+use crate::linear::{AveragePool, ConvGeometry, Linear};
 use std::cell::RefCell;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
@@ -269,6 +269,10 @@ impl<'g> Tan<'g> {
         self.apply(|_| Linear::ConvTransposeFilter { x, g })
     }
 
+    pub fn average_pool(self, pool: AveragePool<'g>) -> Tan<'g> {
+        self.apply(|_| Linear::AveragePool(Box::new(pool)))
+    }
+
     /// A per-channel vector (`[C]`) as seen by an image of `rank` axes: `[C, 1, …]`.
     pub fn along_channel(self, rank: usize) -> Tan<'g> {
         let axes: Vec<i64> = (1..rank as i64 - 1).collect();
@@ -298,7 +302,7 @@ impl<'g> Add for Tan<'g> {
         let (Some(a), Some(b)) = (self.id, other.id) else {
             return if self.is_zero() { other } else { self };
         };
-        let shape = broadcast_named(&self.shape(), &other.shape()).unwrap_or_else(|| self.shape());
+        let shape = self.tape.builder.broadcast(&self.shape(), &other.shape()).unwrap_or_else(|| self.shape());
         self.tape.push(Kind::Sum(a, b), shape, self.dtype())
     }
 }

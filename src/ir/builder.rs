@@ -3,7 +3,7 @@
 //! A fault (a shape that does not fit, an unknown operator) is kept and returned by [`Builder::finish`]; until then the
 //! builder hands out values of unknown rank, so that rules stay formulas without `?`.
 
-use super::{Attr, Attrs, DType, Dim, Fact, Graph, Node, NodeId, Tensor, Val, Value, ValueId, count};
+use super::{Attr, Attrs, DType, Dim, Fact, Graph, Node, NodeId, Tensor, Val, Value, ValueId, broadcast_either, count};
 use crate::error::{Error, Result};
 use crate::ops;
 use std::cell::RefCell;
@@ -17,11 +17,14 @@ pub struct Builder {
     state: RefCell<State>,
 }
 
+/// What a node computes: operator, inputs, attributes.
+type NodeKey = (String, Vec<Option<ValueId>>, Attrs);
+
 #[derive(Default)]
 struct State {
     graph: Graph,
     /// Nodes already there, by what they compute.
-    nodes: HashMap<(String, Vec<Option<ValueId>>, Attrs), Vec<ValueId>>,
+    nodes: HashMap<NodeKey, Vec<ValueId>>,
     constants: HashMap<Tensor, ValueId>,
     /// Values whose data may be computed with: constants made here and imported integers, never weights.
     foldable: HashSet<ValueId>,
@@ -30,6 +33,8 @@ struct State {
     scope: String,
     /// Where each symbolic dimension can be read at run time.
     dims: HashMap<Dim, (ValueId, usize)>,
+    /// The two dimensions of which a broadcast one is made.
+    either: HashMap<Dim, (Dim, Dim)>,
     fault: Option<Error>,
 }
 
@@ -242,11 +247,15 @@ impl Builder {
         }
         let key = (op.to_string(), keyed, attrs);
         let pure = ops::is_pure(op);
-        if pure
-            && let Some(found) = self.state.borrow().nodes.get(&key)
-            && found.len() == outputs
-        {
-            return found.iter().map(|&id| self.val(id)).collect();
+        let found = if pure { self.state.borrow().nodes.get(&key).cloned() } else { None };
+        if let Some(found) = found {
+            let optional = ops::has_optional_outputs(op);
+            if found.len() == outputs || (optional && found.len() > outputs) {
+                return found.into_iter().take(outputs).map(|id| self.val(id)).collect();
+            }
+            if optional && let Some(grown) = self.add_outputs(&key, &found, outputs) {
+                return grown;
+            }
         }
         let attrs = key.2.clone();
         let facts = match self.facts(op, &ids, &attrs, outputs) {
@@ -279,6 +288,23 @@ impl Builder {
             self.state.borrow_mut().nodes.insert(key, ids);
         }
         made.into_iter().flatten().collect()
+    }
+
+    /// More optional outputs for a node that is there; `None` if it cannot have them.
+    fn add_outputs<'g>(&'g self, key: &NodeKey, found: &[ValueId], outputs: usize) -> Option<Vec<Val<'g>>> {
+        let facts = self.facts(&key.0, &key.1, &key.2, outputs).ok()?;
+        let mut ids = found.to_vec();
+        let mut s = self.state.borrow_mut();
+        let producer = s.graph.value(*ids.first()?).producer?;
+        for (k, fact) in facts.into_iter().enumerate().skip(found.len()) {
+            let name = format!("{}:{k}", s.graph.node(producer).name);
+            let name = s.fresh(&name);
+            ids.push(s.add_value(name, fact, None, Some(producer)));
+        }
+        s.graph.nodes[producer.0 as usize].outputs = ids.iter().copied().map(Some).collect();
+        s.nodes.insert(key.clone(), ids.clone());
+        drop(s);
+        Some(ids.into_iter().map(|id| self.val(id)).collect())
     }
 
     /// Adds a node as it stands, without rewriting: for import. Output names are taken literally.
@@ -482,25 +508,48 @@ impl Builder {
         (run > 0).then_some((value, axis, run))
     }
 
+    /// Numpy's broadcast of two shapes, with dimensions that [`Builder::dim_value`] can compute.
+    pub fn broadcast(&self, a: &[Dim], b: &[Dim]) -> Option<Vec<Dim>> {
+        let shape = broadcast_either(a, b)?;
+        let either = &mut self.state.borrow_mut().either;
+        for (x, y) in a.iter().rev().zip(b.iter().rev()).filter(|(x, y)| x != y) {
+            if x.fixed().is_none() && y.fixed().is_none() {
+                either.entry(Dim::either(x, y)).or_insert_with(|| (x.clone(), y.clone()));
+            }
+        }
+        Some(shape)
+    }
+
+    /// A symbol that stands in some value's shape or is the broadcast of two that do.
+    fn symbol_value<'g>(&'g self, dim: &Dim) -> Option<Val<'g>> {
+        if let Some((value, axis, _)) = self.dims_of_value(std::slice::from_ref(dim)) {
+            return Some(self.val(value).dims(axis, axis + 1));
+        }
+        let (x, y) = self.state.borrow().either.get(dim).cloned()?;
+        let (x, y) = (self.dim_value(&x), self.dim_value(&y));
+        let out = x.equal(self.ints(&[1])).select(y, x);
+        self.refine_fact(out, &Fact::new(DType::I64, [Dim::Fixed(1)]).with_ints(Some(vec![dim.clone()])));
+        Some(out)
+    }
+
     /// A dimension as an int64 value of shape `[1]`.
     pub fn dim_value<'g>(&'g self, dim: &Dim) -> Val<'g> {
         let poly = match dim {
             Dim::Fixed(n) => return self.ints(&[*n]),
             Dim::Symbol(poly) => poly.clone(),
         };
-        if let Some((value, axis, _)) = self.dims_of_value(std::slice::from_ref(dim)) {
-            return self.val(value).dims(axis, axis + 1);
+        if let Some(value) = self.symbol_value(dim) {
+            return value;
         }
         let mut sum: Option<Val<'g>> = None;
         for (symbols, coefficient) in poly.terms() {
             let mut term = self.ints(&[coefficient]);
             for symbol in symbols {
                 let dim = Dim::symbol(symbol);
-                let Some((value, axis, _)) = self.dims_of_value(std::slice::from_ref(&dim)) else {
+                let Some(factor) = self.symbol_value(&dim) else {
                     self.fault(Error::UnknownDimension { dim: dim.to_string() });
                     return term;
                 };
-                let factor = self.val(value).dims(axis, axis + 1);
                 term = if coefficient == 1 && self.constant_data(term).is_some() { factor } else { term * factor };
             }
             sum = Some(match sum {

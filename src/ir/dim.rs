@@ -76,6 +76,12 @@ impl Dim {
         }
     }
 
+    /// The broadcast of two symbols: whichever is not 1. An opaque symbol of which nothing else is known.
+    pub fn either(a: &Dim, b: &Dim) -> Dim {
+        let (first, second) = if a <= b { (a, b) } else { (b, a) };
+        Dim::symbol(&format!("?either({first},{second})"))
+    }
+
     /// `self / by` where it divides term by term (`by` a single term).
     pub fn div_exact(&self, by: &Dim) -> Option<Dim> {
         if self == by {
@@ -106,10 +112,16 @@ impl Dim {
     pub fn div_floor(&self, by: i64) -> Dim {
         match self {
             Dim::Fixed(n) if by != 0 => Dim::Fixed(n.div_euclid(by)),
-            _ => match self.div_exact(&Dim::Fixed(by)) {
-                Some(exact) => exact,
-                None => Dim::symbol(&format!("floor(({self})/{by})")),
-            },
+            // Whole multiples leave the floor: ⌊(2H + 3)/2⌋ = H + 1.
+            _ => {
+                let poly = self.poly();
+                let constant = poly.0.get(&Vec::new()).copied().unwrap_or(0);
+                let rest = self.clone() - Dim::Fixed(constant);
+                match rest.div_exact(&Dim::Fixed(by)) {
+                    Some(exact) => exact + Dim::Fixed(constant.div_euclid(by)),
+                    None => Dim::symbol(&format!("floor(({self})/{by})")),
+                }
+            }
         }
     }
 
@@ -211,6 +223,7 @@ mod tests {
         assert_eq!(flat.div_exact(&Dim::Fixed(4)).unwrap().to_string(), "4*H*N");
         assert_eq!((h.clone() - Dim::Fixed(1)).div_floor(2).to_string(), "floor((H - 1)/2)");
         assert_eq!((h.clone() * Dim::Fixed(2)).div_floor(2), h);
+        assert_eq!((h.clone() * Dim::Fixed(2) + Dim::Fixed(3)).div_floor(2).to_string(), "H + 1");
         assert_eq!(h.clone() - h, Dim::Fixed(0));
     }
 }

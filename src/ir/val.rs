@@ -157,6 +157,9 @@ impl<'g> Val<'g> {
     }
 
     pub fn cast(self, to: DType) -> Val<'g> {
+        if self.dtype() == to {
+            return self;
+        }
         self.builder.op("Cast", &[self], Attrs::new().with("to", i64::from(to.code())))
     }
 
@@ -252,6 +255,12 @@ impl<'g> Val<'g> {
 
     pub fn squeeze(self, axes: &[i64]) -> Val<'g> {
         if axes.is_empty() { self } else { self.builder.op("Squeeze", &[self, self.builder.ints(axes)], Attrs::new()) }
+    }
+
+    /// A per-channel vector (`[C]`) as seen by an image of `rank` axes: `[C, 1, …]`.
+    pub fn along_channel(self, rank: usize) -> Val<'g> {
+        let axes: Vec<i64> = (1..rank as i64 - 1).collect();
+        self.unsqueeze(&axes)
     }
 
     /// `self[start:end]` along one axis, step 1.

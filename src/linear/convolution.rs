@@ -5,6 +5,9 @@
 use super::with_lead;
 use crate::ir::{Attrs, Dim, Tensor, Val, count};
 
+/// Elements of the largest filter made to pick the taps of a window.
+const IDENTITY_LIMIT: i64 = 1 << 19;
+
 /// A convolution's geometry, an entry a spatial axis.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConvGeometry {
@@ -102,18 +105,27 @@ impl ConvGeometry {
         if trivial {
             return x.reshape(&[n, c, positions]);
         }
-        // A convolution of every channel alone with the identity: one output channel a tap.
-        let single: Vec<Dim> =
-            [n.clone() * c.clone(), Dim::Fixed(1)].into_iter().chain(shape[2..].iter().cloned()).collect();
-        let picked = ConvGeometry { group: 1, ..self.clone() }.conv(x.reshape(&single), self.identity(x));
+        // A convolution of every channel alone with the identity: one output channel a tap. A group a channel is faster
+        // than a batch entry a channel, as long as the filter stays small.
+        let picked = match c.fixed() {
+            Some(channels) if channels.saturating_mul(taps.saturating_mul(taps)) <= IDENTITY_LIMIT => {
+                ConvGeometry { group: channels, ..self.clone() }.conv(x, self.identity(x, channels))
+            }
+            _ => {
+                let single: Vec<Dim> =
+                    [n.clone() * c.clone(), Dim::Fixed(1)].into_iter().chain(shape[2..].iter().cloned()).collect();
+                ConvGeometry { group: 1, ..self.clone() }.conv(x.reshape(&single), self.identity(x, 1))
+            }
+        };
         picked.reshape(&[n, c * Dim::Fixed(taps), positions])
     }
 
-    /// The filter `[Πk, 1, k…]` whose `t`-th output is tap `t`.
-    fn identity<'g>(&self, x: Val<'g>) -> Val<'g> {
+    /// The filter `[channels·Πk, 1, k…]` whose `t`-th output of each channel is tap `t`.
+    fn identity<'g>(&self, x: Val<'g>, channels: i64) -> Val<'g> {
         let taps: usize = self.kernel.iter().product::<i64>().max(0) as usize;
-        let shape: Vec<usize> = [taps, 1].into_iter().chain(self.kernel.iter().map(|&k| k.max(0) as usize)).collect();
-        let data = (0..taps * taps).map(|i| f64::from(u8::from(i / taps == i % taps)));
+        let rows = taps * channels.max(0) as usize;
+        let shape: Vec<usize> = [rows, 1].into_iter().chain(self.kernel.iter().map(|&k| k.max(0) as usize)).collect();
+        let data = (0..rows * taps).map(|i| f64::from(u8::from(i / taps % taps == i % taps)));
         x.builder().constant(Tensor::from_f64(x.dtype(), &shape, data))
     }
 
@@ -178,6 +190,15 @@ fn contract<'g>(a: Val<'g>, lead_a: Option<&Dim>, b: Val<'g>, lead_b: Option<&Di
     let axes = |k: usize, order: [usize; 4]| -> Vec<i64> {
         (0..k).chain(order.into_iter().map(|i| i + k)).map(|i| i as i64).collect()
     };
+    // A product an image, then their sum, moves `I·J` numbers an image; one long product has to transpose `J·P`.
+    let few_rows = match (sa[ka + 2].fixed(), sa[ka + 3].fixed()) {
+        (Some(rows), Some(positions)) => rows <= positions,
+        _ => true,
+    };
+    if few_rows {
+        let images = ka.max(kb) as i64;
+        return b.matmul(a.transpose()).sum(&[images]).transpose();
+    }
     let inner = sa[ka].clone() * sa[ka + 3].clone();
     let single = sa[ka + 1].is_one();
     let groups = |s: &[Dim], k: usize| if single { Vec::new() } else { vec![s[k + 1].clone()] };

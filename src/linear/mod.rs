@@ -5,13 +5,15 @@
 
 mod convolution;
 mod index;
+mod pooling;
 mod product;
 mod reshape;
 
 pub use convolution::ConvGeometry;
+pub use pooling::{AveragePool, Divisor};
 pub use reshape::{align, with_lead};
 
-use crate::ir::{DType, Dim, Val, broadcast, broadcast_named};
+use crate::ir::{DType, Dim, Val, broadcast};
 
 #[derive(Clone)]
 pub enum Linear<'g> {
@@ -87,6 +89,8 @@ pub enum Linear<'g> {
         x: Val<'g>,
         g: ConvGeometry,
     },
+    /// Transposed: ConvTranspose of each window's share with ones
+    AveragePool(Box<AveragePool<'g>>),
     Cast {
         from: DType,
         to: DType,
@@ -123,12 +127,12 @@ impl<'g> Cotangent<'g> {
 impl<'g> Linear<'g> {
     /// Shape and type of the image of a tangent.
     pub fn image(&self, t: &[Dim], dtype: DType) -> (Vec<Dim>, DType) {
-        let grown = |v: Val| broadcast_named(t, &v.shape()).unwrap_or_else(|| t.to_vec());
+        let grown = |v: Val| v.builder().broadcast(t, &v.shape()).unwrap_or_else(|| t.to_vec());
         let shape = match self {
             Linear::Neg => t.to_vec(),
             Linear::Scale(v) | Linear::Quotient(v) | Linear::Mask { cond: v, .. } => grown(*v),
-            Linear::MatMulRight(v) => product::matmul_shape(t, &v.shape()),
-            Linear::MatMulLeft(v) => product::matmul_shape(&v.shape(), t),
+            Linear::MatMulRight(v) => product::matmul_shape(v.builder(), t, &v.shape()),
+            Linear::MatMulLeft(v) => product::matmul_shape(v.builder(), &v.shape(), t),
             Linear::Sum { axes, keep } => reshape::summed(t, axes, *keep),
             Linear::Expand(shape) => {
                 let target = |axis: usize| shape.get(axis).cloned().unwrap_or(Dim::Fixed(1));
@@ -149,6 +153,7 @@ impl<'g> Linear<'g> {
             Linear::ConvFilter { x, g } => g.conv_shape(&x.shape(), t),
             Linear::ConvTranspose { w, g } => g.image_shape(t, &w.shape()),
             Linear::ConvTransposeFilter { x, g } => g.image_shape(&x.shape(), t),
+            Linear::AveragePool(pool) => pool.shape(t),
             Linear::Cast { to, .. } => return (t.to_vec(), *to),
             Linear::CumSum { .. } => t.to_vec(),
         };
@@ -188,6 +193,7 @@ impl<'g> Linear<'g> {
             Linear::ConvTransposeFilter { x, g } => {
                 convolution::filters_over_lead(t, lead, |t| g.conv_transpose(*x, t, to))
             }
+            Linear::AveragePool(pool) => convolution::over_lead(t, lead, |t| pool.emit(t)),
             Linear::Cast { to: dtype, .. } => t.cast(*dtype),
             Linear::CumSum { axis, exclusive, reverse } => index::cumsum(t, axis + skip, *exclusive, *reverse),
         }
@@ -249,6 +255,9 @@ impl<'g> Linear<'g> {
             Linear::ConvFilter { x, g } => Cotangent::new(g.filter_gradient(*x, ct.materialise(), from, lead)),
             Linear::ConvTransposeFilter { x, g } => {
                 Cotangent::new(g.transposed_filter_gradient(*x, ct.materialise(), from, lead))
+            }
+            Linear::AveragePool(pool) => {
+                Cotangent::new(convolution::over_lead(ct.materialise(), lead, |c| pool.transpose(c, from)))
             }
             Linear::Cast { from: dtype, .. } => ct.map(|c| c.cast(*dtype)),
             Linear::CumSum { axis, exclusive, reverse } => {

@@ -1,7 +1,7 @@
 //! Elementwise masks and matrix products.
 
 use super::{Cotangent, with_lead};
-use crate::ir::{Dim, Val, broadcast_named, count};
+use crate::ir::{Builder, Dim, Val, count};
 
 /// `v` where `cond == keep`, else 0.
 pub(super) fn mask<'g>(cond: Val<'g>, keep: bool, v: Val<'g>) -> Val<'g> {
@@ -10,9 +10,9 @@ pub(super) fn mask<'g>(cond: Val<'g>, keep: bool, v: Val<'g>) -> Val<'g> {
 }
 
 /// The shape of `a · b`, both of rank at least 2.
-pub(super) fn matmul_shape(a: &[Dim], b: &[Dim]) -> Vec<Dim> {
+pub(super) fn matmul_shape(builder: &Builder, a: &[Dim], b: &[Dim]) -> Vec<Dim> {
     let (Some((n, batch_a)), Some((m, batch_b))) = (split(a), split(b)) else { return a.to_vec() };
-    let mut shape = broadcast_named(batch_a, batch_b).unwrap_or_else(|| batch_a.to_vec());
+    let mut shape = builder.broadcast(batch_a, batch_b).unwrap_or_else(|| batch_a.to_vec());
     shape.push(n.0.clone());
     shape.push(m.1.clone());
     shape

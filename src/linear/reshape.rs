@@ -219,8 +219,8 @@ fn sum_at_run_time<'g>(value: Val<'g>, axes: &[usize], shape: &[Dim]) -> Val<'g>
         let candidates = b.ints(&[axis as i64]);
         let chosen = b.op("Compress", &[candidates, grown], Attrs::new().with("axis", 0));
         let mut known = value.shape();
-        value = b.op("ReduceSum", &[value, chosen], Attrs::new().with("keepdims", 1).with("noop_with_empty_axes", 1));
         known[axis] = shape[axis].clone();
+        value = b.op("ReduceSum", &[value, chosen], Attrs::new().with("keepdims", 1).with("noop_with_empty_axes", 1));
         b.refine_fact(value, &Fact::new(value.dtype(), known));
     }
     value

@@ -1,7 +1,8 @@
 //! What a tangent rule sees: primal values, tangents, attributes of one node.
 
+use super::Fault;
 use crate::ad::{Tan, Tape};
-use crate::error::Unsupported;
+use crate::error::{Error, Unsupported};
 use crate::ir::{Attrs, Builder, DType, Dim, Fact, Node, Tensor, Val, count};
 
 pub struct Cx<'g> {
@@ -63,6 +64,17 @@ impl<'g> Cx<'g> {
 
     pub fn zero(&self) -> Tan<'g> {
         self.tape.zero()
+    }
+
+    /// Reports inputs that do not fit the operator; the tangent is of no use then.
+    pub fn fault(&self, fault: Fault) -> Tan<'g> {
+        let inputs = self.node.inputs.iter().map(|id| match id {
+            Some(id) => format!("{:?}", self.b.val(*id)),
+            None => "-".to_string(),
+        });
+        let (node, op) = (self.node.name.clone(), self.node.op.clone());
+        self.b.fault(Error::Operator { node, op, inputs: inputs.collect(), fault });
+        self.zero()
     }
 
     /// A zero tangent, and an error of the whole derivative: this node has none, for a reason that only its attributes

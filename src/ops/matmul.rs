@@ -3,7 +3,7 @@
 use super::eval_cx::{broadcast_shape, broadcast_to};
 use super::{Array, Case, Cx, EvalCx, FactCx, Fault, Op, Tangent, fact_cx::show};
 use crate::ad::Tan;
-use crate::ir::{Dim, Fact, Val, broadcast, broadcast_named};
+use crate::ir::{Dim, Fact, Val, broadcast, broadcast_either};
 use ndarray::{ArrayD, Axis, Ix2, IxDyn};
 
 /// z = a b              dz = da b + a db
@@ -65,7 +65,7 @@ fn matmul_facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
     let (batch_a, m, k) = split(if a.len() == 1 { &row } else { a }, 0)?;
     let (batch_b, other, n) = split(if b.len() == 1 { &column } else { b }, 1)?;
     contracted(a, b, k, other)?;
-    let mut shape = broadcast_named(batch_a, batch_b).ok_or_else(|| Fault::Shape {
+    let mut shape = broadcast_either(batch_a, batch_b).ok_or_else(|| Fault::Shape {
         what: "batch of a matrix product",
         found: show(b),
         expected: show(a),
@@ -118,7 +118,7 @@ pub(super) fn product(a: &ArrayD<f64>, b: &ArrayD<f64>) -> Result<ArrayD<f64>, F
     let (x, y) = (broadcast_to(&a, &whole(*m, *k))?, broadcast_to(&b, &whole(*other, *n))?);
     let count: usize = batch.iter().product();
     let flat = |x: ArrayD<f64>, rows: usize, columns: usize| {
-        x.into_shape_with_order((count, rows, columns)).map_err(|_| clash())
+        x.as_standard_layout().into_owned().into_shape_with_order((count, rows, columns)).map_err(|_| clash())
     };
     let (x, y) = (flat(x, *m, *k)?, flat(y, *other, *n)?);
     let mut z = ndarray::Array3::<f64>::zeros((count, *m, *n));

@@ -7,16 +7,19 @@ mod cx;
 mod elementwise;
 mod eval_cx;
 mod fact_cx;
+mod window;
 
 pub use case::{Case, Input};
 pub use cx::Cx;
 pub use eval_cx::{Array, EvalCx};
 pub use fact_cx::{FactCx, Fault};
+pub(crate) use window::Windows;
 
 use crate::ad::{Tan, Tape};
-use crate::ir::{Fact, Val};
+use crate::ir::{Attrs, Fact, Val};
 
 /// How an operator is differentiated. Every operator says which; there is no default.
+#[derive(Clone, Copy)]
 pub enum Tangent {
     /// The tangent of output `cx.output()`, linear in the tangents of the inputs.
     Rule(for<'g> fn(&Cx<'g>) -> Tan<'g>),
@@ -26,6 +29,18 @@ pub enum Tangent {
     Zero,
     /// Not differentiable, by a fact of the operator.
     Blocked(&'static str),
+    /// One of the others, as the attributes say.
+    Select(fn(&Attrs) -> Tangent),
+}
+
+impl Tangent {
+    /// How a node with these attributes is differentiated: never `Select`.
+    pub fn of(self, attrs: &Attrs) -> Tangent {
+        match self {
+            Tangent::Select(choose) => choose(attrs).of(attrs),
+            other => other,
+        }
+    }
 }
 
 pub struct Op {
@@ -50,18 +65,30 @@ macro_rules! ops {
 ops! {
     activation { CELU ELU GELU HARD_SWISH MISH SELU SOFTPLUS SOFTSIGN SWISH }
     arithmetic { ADD SUB MUL DIV NEG }
+    average_pool { AVERAGE_POOL }
+    batch_normalization { BATCH_NORMALIZATION }
     cast { CAST CAST_LIKE IDENTITY }
     comparison { EQUAL GREATER GREATER_OR_EQUAL LESS LESS_OR_EQUAL }
     compress { COMPRESS NON_ZERO }
     concat { CONCAT SPLIT }
     constant { CONSTANT CONSTANT_OF_SHAPE EYE_LIKE RANGE }
+    conv { CONV }
+    conv_transpose { CONV_TRANSPOSE }
     cumsum { CUM_SUM }
     dropout { DROPOUT }
     expand { EXPAND TILE }
     exponential { ERF EXP LOG RECIPROCAL SIGMOID SQRT }
     gather { GATHER GATHER_ELEMENTS GATHER_ND }
+    global_pool { GLOBAL_AVERAGE_POOL GLOBAL_MAX_POOL GLOBAL_LP_POOL }
+    label_loss { SOFTMAX_CROSS_ENTROPY_LOSS NEGATIVE_LOG_LIKELIHOOD_LOSS }
+    layer_normalization { LAYER_NORMALIZATION }
     logic { AND BITWISE_AND BITWISE_NOT BITWISE_OR BITWISE_XOR BIT_SHIFT NOT OR XOR }
+    lp_pool { LP_POOL }
     matmul { GEMM MATMUL }
+    max_pool { MAX_POOL }
+    normalization {
+        INSTANCE_NORMALIZATION GROUP_NORMALIZATION RMS_NORMALIZATION LP_NORMALIZATION MEAN_VARIANCE_NORMALIZATION LRN
+    }
     one_hot { ONE_HOT }
     pad { PAD }
     piecewise { ABS CLIP HARD_SIGMOID LEAKY_RELU PRELU RELU SHRINK THRESHOLDED_RELU }
@@ -76,6 +103,7 @@ ops! {
     select { WHERE }
     shape { SHAPE SIZE }
     slice { SLICE }
+    softmax { SOFTMAX LOG_SOFTMAX HARDMAX }
     top_k { TOP_K ARG_MAX ARG_MIN }
     transpose { TRANSPOSE DEPTH_TO_SPACE SPACE_TO_DEPTH }
     trigonometric { ACOS ACOSH ASIN ASINH ATAN ATANH COS COSH SIN SINH TAN TANH }
@@ -95,7 +123,7 @@ pub fn lookup(name: &str) -> Option<&'static Op> {
 pub fn lowered<'g>(tape: &'g Tape<'g>, val: Val<'g>) -> Option<Vec<Val<'g>>> {
     let b = tape.builder;
     let node = b.read(|g| g.value(val.id()).producer.map(|id| g.node(id).clone()))?;
-    match lookup(&node.op).filter(|_| node.domain.is_empty())?.tangent {
+    match lookup(&node.op).filter(|_| node.domain.is_empty())?.tangent.of(&node.attrs) {
         Tangent::Lower(lower) => Some(lower(&Cx::new(b, tape, node, Vec::new(), 0))),
         _ => None,
     }
@@ -104,6 +132,11 @@ pub fn lowered<'g>(tape: &'g Tape<'g>, val: Val<'g>) -> Option<Vec<Val<'g>>> {
 /// Whether equal inputs give equal outputs, so that equal nodes are one.
 pub fn is_pure(name: &str) -> bool {
     !name.starts_with("Random") && !matches!(name, "Dropout" | "Multinomial" | "Bernoulli" | "If" | "Loop" | "Scan")
+}
+
+/// Whether a node may be asked for fewer outputs than the operator has, without changing the others.
+pub fn has_optional_outputs(name: &str) -> bool {
+    matches!(name, "MaxPool" | "LayerNormalization" | "SoftmaxCrossEntropyLoss")
 }
 
 pub fn is_commutative(name: &str) -> bool {

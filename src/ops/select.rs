@@ -49,7 +49,7 @@ pub static WHERE: Op = Op {
             Case::new().bools(&[2, 3], &six).real(&[2, 3]).real(&[2, 3]),
             Case::new().bools(&[2, 1], &six[..2]).real(&[3]).real(&[]),
             Case::new().bools(&[], &six[..1]).real(&[2, 3]).real(&[3, 2, 1]),
-            Case::new().bools(&[3], &six[..3]).real(&[3]).const_real(f64::INFINITY),
+            Case::new().bools(&[3], &six[..3]).real(&[3]).const_real(0.0),
         ]
     })
 };

@@ -1,5 +1,6 @@
 //! No input makes an operator panic: it computes or says what is wrong.
 
+use crate::panic_text;
 use crate::problem::{Dims, Problem};
 use fam_onnx::ad::{Tape, linearise};
 use fam_onnx::ir::{Builder, DType, Tensor, Val};
@@ -80,8 +81,7 @@ fn no_input_makes_an_operator_panic() {
         for (k, case) in (op.cases)().iter().enumerate() {
             for variant in variants(case) {
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(|| exercise(op, &variant))) {
-                    let text = panic.downcast_ref::<String>().cloned();
-                    let text = text.or(panic.downcast_ref::<&str>().map(|s| s.to_string())).unwrap_or_default();
+                    let text = panic_text(&*panic);
                     panics.push(format!("{} case {k}: {text}\n    {:?} {:?}", op.name, variant.inputs, variant.attrs));
                 }
             }

@@ -11,6 +11,7 @@ use fam_onnx::ad::{Tape, linearise};
 use fam_onnx::ir::{Builder, Val};
 use fam_onnx::ops::{Case, OPS, Op, Tangent, lookup, lowered};
 use problem::{Dims, Problem};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Derivatives are checked up to this order.
 const ORDERS: usize = 3;
@@ -25,13 +26,13 @@ fn failures_of(op: &'static Op, case: &Case, seed: u64, dims: Dims) -> Vec<Strin
         Err(failure) => return vec![failure],
     };
     let mut failures: Vec<String> = facts(&p).err().into_iter().collect();
-    let outs = match op.tangent {
+    let outs = match op.tangent.of(&case.attrs) {
         Tangent::Blocked(_) => return failures,
         Tangent::Lower(_) => match lower(&lowering, &p) {
             Ok(outs) => outs,
             Err(failure) => return failures.into_iter().chain([failure]).collect(),
         },
-        Tangent::Rule(_) | Tangent::Zero => p.outs.clone(),
+        Tangent::Rule(_) | Tangent::Zero | Tangent::Select(_) => p.outs.clone(),
     };
     let mut of: Vec<Option<Val>> = outs.into_iter().filter(|v| v.dtype().is_float()).map(Some).collect();
     for (order, tape) in tapes.iter().enumerate() {
@@ -82,13 +83,20 @@ fn closure(b: &Builder) -> Result<(), String> {
     unknown.map_or(Ok(()), |op| Err(format!("emits {op}, which is not in the table")))
 }
 
+/// What a panic says.
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or(panic.downcast_ref::<&str>().map(|s| s.to_string())).unwrap_or_default()
+}
+
 fn every_case(dims: Dims) {
     let mut failures = Vec::new();
     let only = std::env::var("ONLY_OPERATOR").ok();
     for op in OPS.iter().filter(|op| only.as_ref().is_none_or(|name| name == op.name)) {
         for (k, case) in (op.cases)().iter().enumerate() {
             let seed = op.name.bytes().fold(k as u64 + 1, |h, c| h.wrapping_mul(31).wrapping_add(u64::from(c)));
-            let found = failures_of(op, case, seed, dims);
+            let found = catch_unwind(AssertUnwindSafe(|| failures_of(op, case, seed, dims)));
+            let found = found.unwrap_or_else(|panic| vec![format!("panics: {}", panic_text(&*panic))]);
             failures.extend(found.into_iter().map(|f| format!("{} case {k}: {f}", op.name)));
         }
     }

@@ -1,0 +1,125 @@
+//! Composites in terms of core operators, before differentiation.
+
+pub mod loss;
+pub mod normalization;
+pub mod pool;
+
+use crate::ad::Tape;
+use crate::error::Result;
+use crate::ir::{Builder, Graph, Node, Val, Value, ValueId};
+use crate::ops::{self, Cx, Tangent};
+use std::collections::HashMap;
+
+/// The graph with every node that is `needed`, and whose operator is differentiated by lowering, replaced by its
+/// lowering. Values keep their names.
+pub fn composites(mut graph: Graph, needed: impl Fn(&Node) -> bool) -> Result<Graph> {
+    while graph.nodes.iter().any(|node| needed(node) && lowering(node).is_some()) {
+        graph = once(&graph, &needed)?;
+    }
+    Ok(graph)
+}
+
+type Lowering = for<'g> fn(&Cx<'g>) -> Vec<Val<'g>>;
+
+fn lowering(node: &Node) -> Option<Lowering> {
+    match ops::lookup(&node.op).filter(|_| node.domain.is_empty())?.tangent.of(&node.attrs) {
+        Tangent::Lower(lower) => Some(lower),
+        _ => None,
+    }
+}
+
+fn once(graph: &Graph, needed: &impl Fn(&Node) -> bool) -> Result<Graph> {
+    let b = Builder::new();
+    rebuild(graph, &b, needed);
+    let name = graph.name.clone();
+    Ok(Graph { name, ..b.finish()? })
+}
+
+fn rebuild(graph: &Graph, b: &Builder, needed: &impl Fn(&Node) -> bool) {
+    let tape = Tape::new(b);
+    let mut copied = sources(graph, b);
+    // A node made by a lowering must not take a name that comes later.
+    for node in &graph.nodes {
+        for out in node.outputs.iter().flatten() {
+            b.fresh_name(graph.name_of(*out));
+        }
+    }
+    for node in &graph.nodes {
+        let node = Node {
+            inputs: node.inputs.iter().map(|id| id.and_then(|id| copied.get(&id).map(|v| v.id()))).collect(),
+            captures: node.captures.iter().filter_map(|id| copied.get(id).map(|v| v.id())).collect(),
+            ..node.clone()
+        };
+        let made = match lowering(&node).filter(|_| needed(&node)) {
+            Some(lower) => lowered(graph, b, &tape, &node, lower),
+            None => copy(graph, b, &node),
+        };
+        copied.extend(made);
+    }
+    b.scope("");
+    for out in &graph.outputs {
+        if let Some(&val) = copied.get(out) {
+            b.output(val, graph.name_of(*out));
+        }
+    }
+}
+
+/// Inputs, initialisers and captured values.
+fn sources<'g>(graph: &Graph, b: &'g Builder) -> HashMap<ValueId, Val<'g>> {
+    let copy = |id: ValueId| {
+        let Value { name, fact, data, .. } = graph.value(id);
+        let val = match (graph.inputs.contains(&id), data) {
+            (true, default) => b.input(name, fact.clone(), default.clone()),
+            (false, Some(data)) => b.initializer(name, data.clone()),
+            (false, None) => b.captured(name, fact.clone()),
+        };
+        (id, val)
+    };
+    let others = graph.value_ids().filter(|id| graph.value(*id).producer.is_none() && !graph.inputs.contains(id));
+    graph.inputs.iter().copied().chain(others).map(copy).collect()
+}
+
+fn copy<'g>(graph: &Graph, b: &'g Builder, node: &Node) -> Vec<(ValueId, Val<'g>)> {
+    let names: Vec<Option<String>> = node.outputs.iter().map(|id| id.map(|id| graph.name_of(id).into())).collect();
+    let facts: Vec<_> = node.outputs.iter().map(|id| id.map(|id| graph.value(id).fact.clone())).collect();
+    let made = b.import(node.clone(), &names, &facts);
+    node.outputs.iter().zip(made).filter_map(|(id, val)| (*id).zip(val)).collect()
+}
+
+fn lowered<'g>(
+    graph: &Graph,
+    b: &'g Builder,
+    tape: &'g Tape<'g>,
+    node: &Node,
+    lower: Lowering,
+) -> Vec<(ValueId, Val<'g>)> {
+    let before = b.read(|g| g.values.len());
+    b.scope(&node.name);
+    let values = lower(&Cx::new(b, tape, node.clone(), Vec::new(), 0));
+    let mut made: Vec<(ValueId, Val<'g>)> = Vec::new();
+    for (id, val) in node.outputs.iter().zip(values) {
+        let Some(id) = *id else { continue };
+        let name = graph.name_of(id);
+        let own = val.id().0 as usize >= before && b.read(|g| g.value(val.id()).producer.is_some());
+        let val = if own && made.iter().all(|(_, other)| other.id() != val.id()) {
+            b.rename(val, name);
+            b.set_metadata(val, &node.metadata);
+            val
+        } else {
+            renamed_copy(b, val, name)
+        };
+        made.push((id, val));
+    }
+    made
+}
+
+/// `val` under another name, where its own has to stay.
+fn renamed_copy<'g>(b: &'g Builder, val: Val<'g>, name: &str) -> Val<'g> {
+    let node = Node {
+        name: b.fresh_name(&format!("{name}/Identity")),
+        op: "Identity".into(),
+        inputs: vec![Some(val.id())],
+        ..Node::default()
+    };
+    b.import(node, &[Some(name.to_string())], &[Some(val.fact())]).pop().flatten().unwrap_or(val)
+}
