@@ -69,17 +69,22 @@ impl Dim {
         }
     }
 
+    /// The number it is where `symbol` gives the symbols' values.
+    pub fn evaluate(&self, symbol: &dyn Fn(&str) -> i64) -> i64 {
+        match self {
+            Dim::Fixed(n) => *n,
+            Dim::Symbol(poly) => {
+                let term = |(m, c): (&Monomial, &i64)| m.iter().fold(*c, |p, s| p.saturating_mul(symbol(s)));
+                poly.0.iter().map(term).fold(0, i64::saturating_add)
+            }
+        }
+    }
+
     fn poly(&self) -> Poly {
         match self {
             Dim::Fixed(n) => Poly(BTreeMap::from([(Vec::new(), *n)])),
             Dim::Symbol(p) => (**p).clone(),
         }
-    }
-
-    /// The broadcast of two symbols: whichever is not 1. An opaque symbol of which nothing else is known.
-    pub fn either(a: &Dim, b: &Dim) -> Dim {
-        let (first, second) = if a <= b { (a, b) } else { (b, a) };
-        Dim::symbol(&format!("?either({first},{second})"))
     }
 
     /// `self / by` where it divides term by term (`by` a single term).

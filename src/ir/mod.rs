@@ -20,7 +20,7 @@ pub use dim::Dim;
 pub use dtype::DType;
 pub use fact::Fact;
 pub use graph::{Graph, Model, Node, NodeId, Value, ValueId};
-pub use shape::{broadcast, broadcast_either, count, fixed, same_or_one};
+pub use shape::{broadcast, broadcast_named, count, fixed, same_or_one};
 pub use tensor::{Bytes, Tensor};
 pub use val::Val;
 pub use verify::verify;

@@ -22,15 +22,29 @@ pub fn broadcast(a: &[Dim], b: &[Dim], unknown: &dyn Fn(usize) -> Dim) -> Option
         .collect()
 }
 
-/// The broadcast where a dimension that may be either of two symbols is named after both, so that it is the same
-/// wherever the two meet.
-pub fn broadcast_either(a: &[Dim], b: &[Dim]) -> Option<Vec<Dim>> {
+/// Numpy's broadcast of two shapes, where a dimension that may be either of two symbols is named after both: the same
+/// two always give the same one.
+pub fn broadcast_named(a: &[Dim], b: &[Dim]) -> Option<Vec<Dim>> {
     let rank = a.len().max(b.len());
-    let at = |shape: &[Dim], axis: usize| (axis + shape.len()).checked_sub(rank).and_then(|i| shape.get(i).cloned());
-    broadcast(a, b, &|axis| match (at(a, axis), at(b, axis)) {
-        (Some(x), Some(y)) => Dim::either(&x, &y),
-        (x, y) => x.or(y).unwrap_or(Dim::Fixed(1)),
-    })
+    let at = |shape: &[Dim], i: usize| {
+        (i + shape.len()).checked_sub(rank).and_then(|k| shape.get(k).cloned()).unwrap_or(Dim::Fixed(1))
+    };
+    broadcast(a, b, &|axis| either(&at(a, axis), &at(b, axis)))
+}
+
+/// `?(N|M)`
+fn either(a: &Dim, b: &Dim) -> Dim {
+    let mut names: Vec<String> = Vec::new();
+    for d in [a, b] {
+        let inner = d.as_symbol().and_then(|s| s.strip_prefix("?(")?.strip_suffix(')')).filter(|s| !s.contains("?("));
+        match inner {
+            Some(inner) => names.extend(inner.split('|').map(str::to_string)),
+            None => names.push(d.to_string()),
+        }
+    }
+    names.sort_unstable();
+    names.dedup();
+    Dim::symbol(&format!("?({})", names.join("|")))
 }
 
 /// The number of elements, `1` for a scalar.

@@ -119,6 +119,13 @@ impl<'g> Cotangent<'g> {
         self.value.expand(&self.shape)
     }
 
+    /// The same with an axis of size 1 for each that the value lacks, so that maps can name axes.
+    pub(crate) fn of_whole_rank(self) -> Cotangent<'g> {
+        let missing = self.shape.len().saturating_sub(self.value.rank());
+        let axes: Vec<i64> = (0..missing as i64).collect();
+        Cotangent { value: self.value.unsqueeze(&axes), shape: self.shape }
+    }
+
     fn map(self, f: impl FnOnce(Val<'g>) -> Val<'g>) -> Cotangent<'g> {
         Cotangent { value: f(self.value), shape: self.shape }
     }

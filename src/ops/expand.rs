@@ -4,7 +4,7 @@ use super::eval_cx::{broadcast_shape, broadcast_to};
 use super::fact_cx::show;
 use super::{Array, Case, Cx, FactCx, Fault, Op, Tangent};
 use crate::ad::Tan;
-use crate::ir::{Attrs, DType, Dim, Fact, broadcast_either};
+use crate::ir::{Attrs, DType, Dim, Fact, broadcast_named};
 
 /// The broadcast of the input and the given shape, which is often symbolic itself.
 fn expand_facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
@@ -13,7 +13,7 @@ fn expand_facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
         Some(target) => (target.to_vec(), true),
         None => (c.unknown_dims(1).ok_or(Fault::UnknownRank { index: 1 })?, false),
     };
-    let shape = broadcast_either(x, &target).ok_or_else(|| Fault::Shape {
+    let shape = broadcast_named(x, &target).ok_or_else(|| Fault::Shape {
         what: "broadcast",
         found: show(&target),
         expected: show(x),

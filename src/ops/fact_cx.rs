@@ -1,6 +1,6 @@
 //! What an operator's `facts` sees: facts of the inputs, constants, attributes.
 
-use crate::ir::{Attrs, DType, Dim, Fact, Graph, Tensor, ValueId, broadcast_either};
+use crate::ir::{Attrs, DType, Dim, Fact, Graph, Tensor, ValueId, broadcast_named};
 use thiserror::Error;
 
 /// More axes than this no runtime takes.
@@ -134,7 +134,7 @@ impl<'a> FactCx<'a> {
         let mut shape: Vec<Dim> = Vec::new();
         for &i in at {
             let next = self.shape(i)?;
-            shape = broadcast_either(&shape, next).ok_or_else(|| Fault::Shape {
+            shape = broadcast_named(&shape, next).ok_or_else(|| Fault::Shape {
                 what: "broadcast",
                 found: show(next),
                 expected: show(&shape),

@@ -3,7 +3,7 @@
 use super::eval_cx::{broadcast_shape, broadcast_to};
 use super::{Array, Case, Cx, EvalCx, FactCx, Fault, Op, Tangent, fact_cx::show};
 use crate::ad::Tan;
-use crate::ir::{Dim, Fact, Val, broadcast, broadcast_either};
+use crate::ir::{Dim, Fact, Val, broadcast, broadcast_named};
 use ndarray::{ArrayD, Axis, Ix2, IxDyn};
 
 /// z = a b              dz = da b + a db
@@ -65,7 +65,7 @@ fn matmul_facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
     let (batch_a, m, k) = split(if a.len() == 1 { &row } else { a }, 0)?;
     let (batch_b, other, n) = split(if b.len() == 1 { &column } else { b }, 1)?;
     contracted(a, b, k, other)?;
-    let mut shape = broadcast_either(batch_a, batch_b).ok_or_else(|| Fault::Shape {
+    let mut shape = broadcast_named(batch_a, batch_b).ok_or_else(|| Fault::Shape {
         what: "batch of a matrix product",
         found: show(b),
         expected: show(a),

@@ -53,7 +53,7 @@ fn shrink<'g>(c: &Cx<'g>) -> Tan<'g> {
     c.dx(0).mask(x.gt(x.like(lambd)).or(x.lt(x.like(-lambd))))
 }
 
-/// y = min(max(x, l), h)    dy = dx where l ≤ x ≤ h, + dl where x < l ≤ h, + dh where max(x, l) > h
+/// y = min(max(x, l), h)    dy = dx where l < x < h, + dl where x ≤ l < h, + dh where max(x, l) ≥ h
 fn clip<'g>(c: &Cx<'g>) -> Tan<'g> {
     let ([x, low, high], [dx, dl, dh]) = c.args();
     let both = |a: Option<Val<'g>>, b: Option<Val<'g>>| match (a, b) {
@@ -65,11 +65,11 @@ fn clip<'g>(c: &Cx<'g>) -> Tan<'g> {
         false => cond().map_or(t, |cond| t.mask(cond)),
     };
     let (has_low, has_high) = (c.has(1), c.has(2));
-    let inside = || both(has_low.then(|| x.ge(low)), has_high.then(|| x.le(high)));
-    let below = || both(Some(x.lt(low)), has_high.then(|| low.le(high)));
+    let inside = || both(has_low.then(|| x.gt(low)), has_high.then(|| x.lt(high)));
+    let below = || both(Some(x.le(low)), has_high.then(|| low.lt(high)));
     let above = || match has_low {
-        true => Some(x.gt(high).or(low.gt(high))),
-        false => Some(x.gt(high)),
+        true => Some(x.ge(high).or(low.ge(high))),
+        false => Some(x.ge(high)),
     };
     masked(dx, &inside) + masked(dl, &below) + masked(dh, &above)
 }
