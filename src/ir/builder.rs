@@ -402,7 +402,8 @@ impl Builder {
             return name;
         }
         let node_name = s.fresh(&format!("{name}/Identity"));
-        let node = Node { name: node_name, op: "Identity".into(), inputs: vec![Some(val.id())], ..Node::default() };
+        let node =
+            Node { name: node_name, op: "Identity".into(), inputs: vec![Some(val.id())], ..Node::default() };
         drop(s);
         if let Some(Some(copy)) = self.push(node, &[Some(name.clone())], vec![fact]).pop() {
             self.state.borrow_mut().graph.outputs.push(copy.id());

@@ -92,3 +92,4 @@ pub(super) fn inverse<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
         _ => None,
     }
 }
+
