@@ -47,7 +47,7 @@ pub static ONE_HOT: Op = Op {
         vec![
             labels().const_ints(&[], &[3]).real(&[2]),
             labels().const_ints(&[1], &[3]).real(&[2]).attr("axis", 0),
-            Case::new().ints(&[], &[2]).ints(&[], &[3]).real(&[2]),
+            Case::new().ints(&[1], &[2]).ints(&[], &[3]).real(&[2]),
         ]
     },
 };

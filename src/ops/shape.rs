@@ -47,3 +47,61 @@ pub static SIZE: Op = Op {
     eval: |c| Ok(vec![Array::from_vec(DType::I64, &[], vec![c.data(0)?.len() as f64])?]),
     cases: || vec![Case::new().real(&[2, 3]), Case::new().real(&[])],
 };
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::{Attrs, Builder, DType, Dim, Fact, Val};
+
+    fn batch_of_images(b: &Builder) -> Val<'_> {
+        let shape: Vec<Dim> = vec![Dim::symbol("N"), Dim::Fixed(16), Dim::symbol("H"), Dim::symbol("H")];
+        b.input("x", Fact::new(DType::F32, shape), None)
+    }
+
+    fn op<'g>(b: &'g Builder, name: &str, inputs: &[Val<'g>], axis: i64) -> Val<'g> {
+        b.op(name, inputs, Attrs::new().with("axis", axis))
+    }
+
+    /// `x.view(x.size(0), 4, -1)` as exporters write it: Shape, Gather, Unsqueeze, Concat, Reshape.
+    #[test]
+    fn a_view_by_sizes_keeps_its_symbols() {
+        let b = Builder::new();
+        let x = batch_of_images(&b);
+        let shape = b.op("Shape", &[x], Attrs::new());
+        let n = op(&b, "Gather", &[shape, b.constant(crate::ir::Tensor::ints(&[], &[0]))], 0);
+        let target = op(&b, "Concat", &[n.unsqueeze(&[0]), b.ints(&[4]), b.ints(&[-1])], 0);
+        let y = b.op("Reshape", &[x, target], Attrs::new());
+        assert_eq!(y.fact().to_string(), "float[N,4,4*H*H]");
+        b.finish().unwrap();
+    }
+
+    /// `x.flatten(2).expand(…)` and products of sizes: Shape, Slice, ReduceProd, Split, Range.
+    #[test]
+    fn arithmetic_on_sizes_keeps_its_symbols() {
+        let b = Builder::new();
+        let x = batch_of_images(&b);
+        let shape = b.op("Shape", &[x], Attrs::new());
+        let space = shape.slice(0, 2, i64::MAX);
+        let area = b.op("ReduceProd", &[space], Attrs::new().with("keepdims", 1));
+        let front = shape.slice(0, -4, -2);
+        let y = b.op("Reshape", &[x, op(&b, "Concat", &[front, area], 0)], Attrs::new());
+        assert_eq!(y.fact().to_string(), "float[N,16,H*H]");
+        let halves = b.node("Split", &[Some(y)], Attrs::new().with("axis", 1), 2);
+        assert_eq!(halves[1].fact().to_string(), "float[N,8,H*H]");
+        let positions = b.range(&Dim::symbol("H"));
+        assert_eq!(positions.fact().to_string(), "int64[H]");
+        let tail = y.slice(2, 1, i64::MAX).slice(0, -1, i64::MAX);
+        assert_eq!(tail.fact().to_string(), "float[1,16,H*H - 1]");
+        b.finish().unwrap();
+    }
+
+    /// A copied and an inferred dimension need no arithmetic on shapes at run time.
+    #[test]
+    fn a_reshape_of_symbols_has_a_constant_target() {
+        let b = Builder::new();
+        let x = b.input("x", Fact::new(DType::F32, [Dim::symbol("N"), Dim::symbol("S"), Dim::Fixed(768)]), None);
+        let y = x.reshape(&[Dim::symbol("N"), Dim::symbol("S"), Dim::Fixed(12), Dim::Fixed(64)]);
+        assert_eq!(y.fact().to_string(), "float[N,S,12,64]");
+        assert_eq!(b.read(|g| g.nodes.len()), 1);
+        b.finish().unwrap();
+    }
+}

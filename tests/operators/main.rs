@@ -4,6 +4,7 @@ mod check;
 mod hostile;
 mod problem;
 mod table;
+mod unknown_rank;
 mod wrong_rules;
 
 use check::{Order, adjoint, facts, lead, next_order, symmetry, tangent};
