@@ -1,6 +1,8 @@
 //! Typed errors. Each variant carries the facts of its fault as fields; its message names the thing, what was found,
 //! what was expected and what to do. Hints that concern the command line are added by `cli`.
 
+use crate::ir::DType;
+use crate::onnx::{ModelFault, NotOnnx};
 use crate::ops::Fault;
 use std::path::PathBuf;
 use thiserror::Error;
@@ -17,8 +19,35 @@ pub struct Unsupported {
 
 #[derive(Debug, Error)]
 pub enum Error {
+    #[error(transparent)]
+    Manifest(#[from] crate::artifact::manifest::Error),
+    #[error(transparent)]
+    Runtime(#[from] crate::runtime::Error),
+    #[error(transparent)]
+    HostTensor(#[from] crate::tensor::Error),
+    #[error(transparent)]
+    Train(#[from] crate::train::Error),
+
     #[error("{path}: {source}", path = path.display())]
     Io { path: PathBuf, source: std::io::Error },
+
+    #[error("{file}: this is not an ONNX model: {reason}")]
+    NotOnnx { file: String, reason: NotOnnx },
+
+    #[error(
+        "{file}: the model uses opset {found}, this program reads {first} to {last}; export it again with an opset between, or convert it with onnx.version_converter"
+    )]
+    Opset { file: String, found: i64, first: i64, last: i64 },
+
+    #[error("{file}: the model does not say which opset it uses (opset_import has no entry for domain \"\")")]
+    NoOpset { file: String },
+
+    #[error("{file}: the model is not valid:\n{}", crate::onnx::list_faults(faults))]
+    InvalidModel { file: String, faults: Vec<ModelFault> },
+
+    /// A fault found while a file is read, with the file's name.
+    #[error("{file}: {source}")]
+    InFile { file: String, source: Box<Error> },
 
     #[error("node {node:?} ({op}): {fault}; its inputs are {}", inputs.join(", "))]
     Operator { node: String, op: String, inputs: Vec<String>, fault: Fault },
@@ -35,6 +64,45 @@ pub enum Error {
     #[error("input {tensor:?} is not given")]
     MissingInput { tensor: String },
 
+    #[error("{what} {name:?} is not in the model{}", nearest(near))]
+    UnknownName { what: &'static str, name: String, near: Vec<String> },
+
+    #[error("{tensor:?} is {dtype}; only float tensors are differentiated")]
+    NotFloat { tensor: String, dtype: DType },
+
+    #[error("layer {name:?} means several: {}; give a whole name", layers.join(", "))]
+    AmbiguousLayer { name: String, layers: Vec<String> },
+
+    #[error("the loss does not depend on layer {layer:?}: {output:?} is computed without it")]
+    NotOnPath { layer: String, output: String },
+
+    #[error("layer {layer:?} shares its weight {weight:?} with other nodes ({uses} uses); κ of a shared weight is not offered")]
+    TiedWeight { layer: String, weight: String, uses: usize },
+
+    #[error("κ of layer {layer:?} has no closed form: its head is {class}, {reason}")]
+    NoClosedForm { layer: String, class: &'static str, reason: String },
+
+    #[error("{first:?} and {second:?} are the same layer; name it once")]
+    LayerTwice { first: String, second: String },
+
+    #[error("{tensor:?} is {fact}; what is stored has a fixed shape and a numeric type")]
+    NotStored { tensor: String, fact: String },
+
+    #[error("{} exists already", path.display())]
+    Exists { path: PathBuf },
+
+    #[error("no parameter is left to train")]
+    NothingToTrain,
+
+    #[error("the model has several outputs: {}; say which one the loss reads", outputs.join(", "))]
+    SeveralOutputs { outputs: Vec<String> },
+
+    #[error("output {output:?} is {fact}; a loss has one element")]
+    LossNotScalar { output: String, fact: String },
+
+    #[error("{loss} reads {tensor:?}, which is {found}; expected {expected}")]
+    Prediction { loss: &'static str, tensor: String, found: String, expected: &'static str },
+
     #[error("broken graph: {what}")]
     BrokenGraph { what: String },
 
@@ -49,6 +117,25 @@ pub enum Error {
 
 fn plural(n: usize, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+/// `; did you mean "a" or "b"?`
+fn nearest(near: &[String]) -> String {
+    match near {
+        [] => String::new(),
+        near => {
+            let quoted: Vec<String> = near.iter().map(|n| format!("{n:?}")).collect();
+            format!("; the nearest names are {}", quoted.join(", "))
+        }
+    }
+}
+
+/// The up to five of `names` most like `name`, best first.
+pub fn nearest_names<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let mut scored: Vec<(f64, &str)> = names.into_iter().map(|n| (strsim::jaro_winkler(name, n), n)).collect();
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+    scored.dedup_by_key(|s| s.1);
+    scored.into_iter().filter(|s| s.0 > 0.6).take(5).map(|s| s.1.to_string()).collect()
 }
 
 impl Error {

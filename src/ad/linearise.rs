@@ -160,8 +160,8 @@ impl<'g> Linearised<'g> {
         result
     }
 
-    /// The tape nodes that some `of` needs.
-    fn needed(&self) -> Vec<bool> {
+    /// Which tape nodes some `of` needs.
+    pub fn needed(&self) -> Vec<bool> {
         let mut needed = vec![false; self.tape.len()];
         for t in &self.of {
             if let Some(id) = t.id() {
@@ -182,6 +182,11 @@ impl<'g> Linearised<'g> {
             }
         }
         needed
+    }
+
+    /// The whole tape, in order.
+    pub fn tape_nodes(&self) -> Vec<super::TanNode<'g>> {
+        (0..self.tape.len()).map(|id| self.tape.node(id)).collect()
     }
 
     /// The linear maps on the way, with the names of the nodes they come from: for looking at a derivative's structure.

@@ -1,9 +1,11 @@
 //! Differentiation: linearise, then push tangents (`jvp`) or pull cotangents (`vjp`, `grad`). Names no operator.
 
 mod linearise;
+mod models;
 
 mod tan;
 
 pub use linearise::{Linearised, linearise};
+pub use models::{Differentiated, grad_model, jvp_model};
 
 pub use tan::{Kind, Tan, TanNode, Tape};

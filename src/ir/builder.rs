@@ -5,7 +5,7 @@
 
 use super::{Attr, Attrs, DType, Dim, Fact, Graph, Node, NodeId, Tensor, Val, Value, ValueId, count};
 use crate::error::{Error, Result};
-use crate::ops;
+use crate::ops::{self, Fault};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
@@ -34,6 +34,8 @@ struct State {
     /// Where each symbolic dimension can be read at run time.
     dims: HashMap<Dim, (ValueId, usize)>,
     fault: Option<Error>,
+    /// Values below this id keep their names.
+    named: u32,
 }
 
 impl State {
@@ -105,6 +107,7 @@ impl Builder {
                 state.nodes.entry(key).or_insert_with(|| node.outputs.iter().flatten().copied().collect());
             }
         }
+        state.named = graph.values.len() as u32;
         state.graph = graph;
         Builder { state: RefCell::new(state) }
     }
@@ -174,12 +177,21 @@ impl Builder {
         let mut s = self.state.borrow_mut();
         let name = s.fresh(name);
         let foldable = !data.dtype.is_float();
+        let shared = (foldable && data.len() <= FOLD_LIMIT).then(|| data.clone());
         let id = s.add_value(name, fact_of(&data), Some(data), None);
         if foldable {
             s.foldable.insert(id);
         }
+        if let Some(data) = shared {
+            s.constants.entry(data).or_insert(id);
+        }
         drop(s);
         self.val(id)
+    }
+
+    /// Keeps names for values and nodes that are imported later.
+    pub fn reserve<'n>(&self, names: impl IntoIterator<Item = &'n str>) {
+        self.state.borrow_mut().names.extend(names.into_iter().map(str::to_string));
     }
 
     /// A value of an outer graph that this subgraph reads by name.
@@ -312,22 +324,24 @@ impl Builder {
         names: &[Option<String>],
         declared: &[Option<Fact>],
     ) -> Vec<Option<Val<'g>>> {
-        let facts: Vec<Fact> = match self.facts(&node.op, &node.inputs, &node.attrs, names.len()) {
-            Ok(facts) if node.domain.is_empty() => facts,
-            Err(error) if node.domain.is_empty() && ops::lookup(&node.op).is_some() => {
-                self.fault(error.at_node(&node.name));
-                vec![Fact::unknown(DType::F32); names.len()]
+        let own = if node.domain.is_empty() && ops::lookup(&node.op).is_some() {
+            match self.facts(&node.op, &node.inputs, &node.attrs, names.len()) {
+                Ok(facts) => Some(facts),
+                // What is computed from a value of unknown rank is not known either; the file may say more.
+                Err(Error::Operator { fault: Fault::UnknownRank { .. }, .. }) => None,
+                Err(error) => {
+                    self.fault(error.at_node(&node.name));
+                    None
+                }
             }
-            _ => vec![Fact::unknown(DType::F32); names.len()],
+        } else {
+            None
         };
-        let known = node.domain.is_empty() && ops::lookup(&node.op).is_some();
-        let facts: Vec<Fact> = facts
-            .into_iter()
-            .enumerate()
-            .map(|(k, own)| match declared.get(k).cloned().flatten() {
-                Some(declared) if known => refine(own, declared),
-                Some(declared) => declared,
-                None => own,
+        let facts: Vec<Fact> = (0..names.len())
+            .map(|k| match (own.as_ref().and_then(|f| f.get(k)).cloned(), declared.get(k).cloned().flatten()) {
+                (Some(own), Some(declared)) => refine(own, declared),
+                (Some(fact), None) | (None, Some(fact)) => fact,
+                (None, None) => Fact::unknown(DType::F32),
             })
             .collect();
         let key = (node.op.clone(), node.inputs.clone(), node.attrs.clone());
@@ -367,34 +381,44 @@ impl Builder {
         }
     }
 
-    /// Makes `val` a graph output called `name`, which must be new or its own.
-    pub fn output<'g>(&'g self, val: Val<'g>, name: &str) -> Val<'g> {
-        let (own, free) = {
-            let s = self.state.borrow();
-            let value = s.graph.value(val.id());
-            let free = value.producer.is_some() && !s.graph.outputs.contains(&val.id());
-            (value.name == name && !s.graph.outputs.contains(&val.id()), free && !s.names.contains(name))
-        };
-        let out = if own {
-            val
-        } else if free {
-            self.rename(val, name);
-            val
-        } else {
-            let node = Node {
-                name: self.fresh_name(&format!("{name}/Identity")),
-                op: "Identity".into(),
-                inputs: vec![Some(val.id())],
-                ..Node::default()
-            };
-            let fact = val.fact();
-            match self.push(node, &[Some(name.to_string())], vec![fact]).pop().flatten() {
-                Some(out) => out,
-                None => val,
-            }
-        };
-        self.state.borrow_mut().graph.outputs.push(out.id());
-        out
+    /// Makes `val` a graph output called `name`, with a numeric suffix if that exists; gives the name it got. A value
+    /// that has a name of its own (an input, a tensor of the imported graph) keeps it and is copied.
+    pub fn output(&self, val: Val<'_>, name: &str) -> String {
+        let mut s = self.state.borrow_mut();
+        let value = s.graph.value(val.id());
+        let taken = s.graph.outputs.contains(&val.id());
+        if value.name == name && !taken {
+            s.graph.outputs.push(val.id());
+            return name.to_string();
+        }
+        let named = value.producer.is_none() || val.id().0 < s.named;
+        let fact = value.fact.clone();
+        let name = s.fresh(name);
+        if !taken && !named {
+            s.graph.value_mut(val.id()).name = name.clone();
+            s.graph.outputs.push(val.id());
+            return name;
+        }
+        let node_name = s.fresh(&format!("{name}/Identity"));
+        let node =
+            Node { name: node_name, op: "Identity".into(), inputs: vec![Some(val.id())], ..Node::default() };
+        drop(s);
+        if let Some(Some(copy)) = self.push(node, &[Some(name.clone())], vec![fact]).pop() {
+            self.state.borrow_mut().graph.outputs.push(copy.id());
+        }
+        name
+    }
+
+    /// Whether no value and no node has that name.
+    pub fn is_free(&self, name: &str) -> bool {
+        !self.state.borrow().names.contains(name)
+    }
+
+    /// A copy of a value as a variable of its own, which no rewrite looks through.
+    pub fn copy<'g>(&'g self, val: Val<'g>, name: &str) -> Val<'g> {
+        let name = self.fresh_name(name);
+        let node = Node { name: name.clone(), op: "Identity".into(), inputs: vec![Some(val.id())], ..Node::default() };
+        self.push(node, &[Some(name)], vec![val.fact()]).pop().flatten().unwrap_or(val)
     }
 
     /// Gives the value another name.

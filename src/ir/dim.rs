@@ -69,6 +69,17 @@ impl Dim {
         }
     }
 
+    /// The number it is where `symbol` gives the symbols' values.
+    pub fn evaluate(&self, symbol: &dyn Fn(&str) -> i64) -> i64 {
+        match self {
+            Dim::Fixed(n) => *n,
+            Dim::Symbol(poly) => {
+                let term = |(m, c): (&Monomial, &i64)| m.iter().fold(*c, |p, s| p.saturating_mul(symbol(s)));
+                poly.0.iter().map(term).fold(0, i64::saturating_add)
+            }
+        }
+    }
+
     fn poly(&self) -> Poly {
         match self {
             Dim::Fixed(n) => Poly(BTreeMap::from([(Vec::new(), *n)])),

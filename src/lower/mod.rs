@@ -124,3 +124,19 @@ fn renamed_copy<'g>(b: &'g Builder, val: Val<'g>, name: &str) -> Val<'g> {
     };
     b.import(node, &[Some(name.to_string())], &[Some(val.fact())]).pop().flatten().unwrap_or(val)
 }
+
+/// The graph with every composite between `wrt` and `of` lowered; ids change, names stay.
+pub fn on_path(graph: &Graph, of: &[ValueId], wrt: &[ValueId]) -> Result<Graph> {
+    let names = |ids: &[ValueId]| -> Vec<String> { ids.iter().map(|&id| graph.name_of(id).to_string()).collect() };
+    let (of, wrt) = (names(of), names(wrt));
+    let mut graph = graph.clone();
+    loop {
+        let ids = |names: &[String]| -> Vec<ValueId> { names.iter().filter_map(|n| graph.find(n)).collect() };
+        let (above, below) = (graph.ancestors(&ids(&of)), graph.descendants(&ids(&wrt)));
+        let on_path = |node: &Node| node.outputs.iter().flatten().any(|id| above.contains(id) && below.contains(id));
+        if !graph.nodes.iter().any(|node| on_path(node) && lowering(node).is_some()) {
+            return Ok(graph);
+        }
+        graph = once(&graph, &on_path)?;
+    }
+}

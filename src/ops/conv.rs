@@ -4,7 +4,7 @@ use super::window::{Windows, dims, inside, positions, sizes};
 use super::fact_cx::show;
 use super::{Array, Case, Cx, EvalCx, FactCx, Fault, Op, Tangent};
 use crate::ad::Tan;
-use crate::ir::{Attrs, Dim, Fact};
+use crate::ir::{Attrs, Dim, Fact, Graph, Node};
 use crate::linear::ConvGeometry;
 use ndarray::{ArrayD, IxDyn};
 
@@ -56,6 +56,12 @@ fn windows(attrs: &Attrs, x: &[Dim], w: &[Dim]) -> Result<(Windows, ConvGeometry
     let counts = windows.counts(&x[2..], |_| Dim::Fixed(1))?;
     let geometry = windows.geometry(&x[2..], &counts, group);
     Ok((windows, geometry))
+}
+
+/// The geometry of a Conv node, where the shapes it depends on are known and fit.
+pub fn geometry_of(graph: &Graph, node: &Node) -> Option<ConvGeometry> {
+    let shape = |i: usize| node.input(i).and_then(|id| graph.value(id).fact.shape.clone());
+    windows(&node.attrs, &shape(0)?, &shape(1)?).ok().map(|(_, geometry)| geometry)
 }
 
 /// `[M]`, where it is known.

@@ -10,6 +10,7 @@ mod fact_cx;
 mod window;
 
 pub use case::{Case, Input};
+pub use conv::geometry_of as conv_geometry;
 pub use cx::Cx;
 pub(crate) use einsum::{Equation, Label};
 pub use eval_cx::{Array, EvalCx};

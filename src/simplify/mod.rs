@@ -1,8 +1,104 @@
 //! Named rewrites that the builder applies as nodes are made, and passes over whole graphs.
+//!
+//! A rewrite is a function from a node about to be made to the value it equals, or `None`; its identity stands in its
+//! doc line. Each either shrinks the graph or moves a negation, a scale or an expansion towards the outputs, so that
+//! they meet and cancel; no rewrite undoes another.
 
-use crate::ir::{Attrs, Builder, Val};
+mod algebra;
+mod dead;
+mod layout;
+mod negation;
+mod products;
+mod rebuild;
+
+pub use dead::dead_code;
+pub use rebuild::simplify;
+
+use crate::ir::{Attrs, Builder, Node, Val};
+
+/// A node about to be made.
+pub(crate) struct Site<'g, 'a> {
+    b: &'g Builder,
+    op: &'a str,
+    inputs: &'a [Option<Val<'g>>],
+    attrs: &'a Attrs,
+}
+
+type Rewrite = for<'g> fn(&Site<'g, '_>) -> Option<Val<'g>>;
+
+/// Tried in this order; the first that applies is taken.
+const REWRITES: &[Rewrite] = &[
+    algebra::neutral,
+    algebra::constant_factors,
+    algebra::inverse,
+    layout::nothing_to_do,
+    layout::same_again,
+    layout::expanded_operand,
+    layout::sum_of_parts,
+    layout::reduced_size_one,
+    negation::double,
+    negation::in_sum,
+    negation::outwards,
+    products::transposed_operand,
+    products::identity_matrix,
+];
 
 /// What `op(inputs; attrs)` equals in simpler terms, if a rewrite applies.
-pub fn rewrite<'g>(_b: &'g Builder, _op: &str, _inputs: &[Option<Val<'g>>], _attrs: &Attrs) -> Option<Val<'g>> {
-    None
+pub fn rewrite<'g>(b: &'g Builder, op: &str, inputs: &[Option<Val<'g>>], attrs: &Attrs) -> Option<Val<'g>> {
+    let site = Site { b, op, inputs, attrs };
+    REWRITES.iter().find_map(|rule| rule(&site))
+}
+
+impl<'g> Site<'g, '_> {
+    fn x(&self, i: usize) -> Option<Val<'g>> {
+        self.inputs.get(i).copied().flatten()
+    }
+
+    fn is(&self, ops: &[&str]) -> bool {
+        ops.contains(&self.op)
+    }
+
+    /// The node again with other inputs.
+    fn with(&self, inputs: &[Val<'g>]) -> Val<'g> {
+        self.b.op(self.op, inputs, self.attrs.clone())
+    }
+
+    /// The node again with input `i` replaced.
+    fn replacing(&self, i: usize, by: Val<'g>) -> Val<'g> {
+        let mut inputs = self.inputs.to_vec();
+        inputs[i] = Some(by);
+        self.b.node(self.op, &inputs, self.attrs.clone(), 1)[0]
+    }
+}
+
+/// The node that makes `v`, if it is of that operator.
+fn made_by(v: Val<'_>, op: &str) -> Option<Node> {
+    v.builder().read(|g| {
+        let node = g.node(g.value(v.id()).producer?);
+        (node.op == op && node.domain.is_empty()).then(|| node.clone())
+    })
+}
+
+/// `x` where `v = op(x)`.
+fn operand<'g>(v: Val<'g>, op: &str) -> Option<Val<'g>> {
+    made_by(v, op)?.input(0).map(|id| v.builder().val(id))
+}
+
+/// The number in a constant whose elements are all equal.
+fn splat(v: Val<'_>) -> Option<f64> {
+    let data = v.builder().constant_data(v)?;
+    if data.len() > 64 {
+        return None;
+    }
+    let all = data.to_f64();
+    let first = *all.first()?;
+    all.iter().all(|x| x.to_bits() == first.to_bits()).then_some(first)
+}
+
+/// Whether both shapes are known and equal.
+fn same_shape(a: Val<'_>, b: Val<'_>) -> bool {
+    match (a.fact().shape, b.fact().shape) {
+        (Some(a), Some(b)) => a == b,
+        _ => false,
+    }
 }

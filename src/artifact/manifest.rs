@@ -1,0 +1,401 @@
+//! `manifest.json`: every name of a standard artifact by its role. Scripts read it, so its fields only grow within a version.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::tensor::Dtype;
+
+/// The file's name within an artifact.
+pub const FILE: &str = "manifest.json";
+/// Initial parameters and state, within an artifact.
+pub const PARAMETERS: &str = "parameters.safetensors";
+/// The inference graph without weights, within an artifact.
+pub const MODEL: &str = "model.onnx";
+/// The version that this program writes and reads.
+pub const VERSION: u32 = 1;
+/// The one symbol that a probe's shape may hold.
+pub const BATCH: &str = "batch";
+
+/// Why a manifest cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{}: {source}; an artifact is a directory that `fam-onnx inject` writes", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{}: not a manifest: {source}", path.display())]
+    Json { path: PathBuf, source: serde_json::Error },
+    #[error("{}: version {found}, but this program reads version {VERSION}; use the fam-onnx that wrote it, or inject anew", path.display())]
+    Version { path: PathBuf, found: u64 },
+    #[error("{}: {}", path.display(), list(faults))]
+    Invalid { path: PathBuf, faults: Vec<Fault> },
+    #[error(
+        "{}: its SHA-256 is {found}, but the manifest says {expected}; the file was changed or cut short: inject anew or take another copy",
+        path.display()
+    )]
+    Digest { path: PathBuf, expected: String, found: String },
+}
+
+/// One thing wrong in a manifest that is well-formed JSON.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Fault {
+    #[error("{place} names `{name}`, which is neither a parameter nor a state tensor")]
+    UnknownName { place: String, name: String },
+    #[error("`{name}` stands twice among the parameters and the state")]
+    Duplicate { name: String },
+    #[error("the trainable parameter `{name}` has no entry in {place}")]
+    NotUpdated { place: String, name: String },
+    #[error("{place} has the path `{path}`; expected the name of a file in the artifact's directory")]
+    Path { place: String, path: String },
+    #[error("layer `{layer}` has λ = {lambda}; expected a finite number ≥ 0")]
+    Lambda { layer: String, lambda: f64 },
+    #[error("probe `{probe}` has the symbolic dimension `{symbol}`; expected numbers and `{BATCH}` only")]
+    Symbol { probe: String, symbol: String },
+    #[error("{place} has {found} names for κ; expected none or {expected}, one a layer")]
+    KappaCount { place: String, found: usize, expected: usize },
+}
+
+fn list(faults: &[Fault]) -> String {
+    faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// A whole manifest. The order of the fields is the order in the file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub version: u32,
+    /// Version of the program that wrote it.
+    pub fam_onnx: String,
+    pub source: Source,
+    /// Version of the ONNX operator set of every graph.
+    pub opset: u32,
+    /// The options of `inject`, as given.
+    #[serde(default)]
+    pub options: serde_json::Map<String, serde_json::Value>,
+    pub layers: Vec<Layer>,
+    /// The model's inputs that data must fill.
+    pub inputs: Vec<String>,
+    /// The input that takes the labels; `None` where the model computes its own loss.
+    pub labels: Option<String>,
+    /// A kind such as `softmax-cross-entropy`, the file name of a loss model, or the name of the model's own output.
+    pub loss: String,
+    pub parameters: Vec<Parameter>,
+    /// What a step carries besides the parameters: optimiser moments, running statistics, a step counter.
+    pub state: Vec<State>,
+    pub graphs: Graphs,
+    /// SHA-256 of every file of the artifact but this one, by file name.
+    #[serde(default)]
+    pub files: BTreeMap<String, FileEntry>,
+}
+
+/// The model that the artifact was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// File name without directories.
+    pub name: String,
+    /// Lower-case hexadecimal.
+    pub sha256: String,
+}
+
+/// A regularised layer; its weight is seen as `W[d, m]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Layer {
+    pub name: String,
+    /// The parameter that the layer's weight is.
+    pub weight: String,
+    /// Outputs (neurons).
+    pub d: usize,
+    /// Fan-in.
+    pub m: usize,
+    pub lambda: f64,
+    /// The graph input that overrides `lambda`; `None` where λ = 0 left the FAM part out.
+    #[serde(default)]
+    pub lambda_input: Option<String>,
+    /// `neuronwise` or `layerwise`.
+    pub measure: String,
+    /// `exact`, `hutchinson` or `gauss-newton`.
+    pub estimator: String,
+    pub probes: Vec<Probe>,
+}
+
+/// A graph input of random numbers that whoever drives the graph fills afresh each step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    pub name: String,
+    pub shape: Vec<Dim>,
+    pub distribution: Distribution,
+}
+
+/// A dimension: a number, or the symbol `batch`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Dim {
+    Fixed(usize),
+    Symbol(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Distribution {
+    /// +1 or −1, each with probability one half.
+    Rademacher,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parameter {
+    pub name: String,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    pub trainable: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    pub name: String,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Graphs {
+    pub gradient: GradientGraph,
+    pub optimizer: OptimizerGraph,
+    pub train: TrainGraph,
+    pub evaluate: EvaluateGraph,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GradientGraph {
+    pub path: String,
+    pub loss: String,
+    /// One a layer, in the order of `layers`; empty where λ = 0.
+    pub kappa: Vec<String>,
+    pub objective: String,
+    /// Parameter → output that holds its gradient.
+    pub gradients: BTreeMap<String, String>,
+    /// State whose new value comes with the gradient (running statistics) → output that holds it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub updates: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OptimizerGraph {
+    pub path: String,
+    /// Input, a float32 scalar.
+    pub learning_rate: String,
+    /// Parameter → input that takes its gradient.
+    pub gradients: BTreeMap<String, String>,
+    /// Parameter or state → output that holds its new value.
+    pub updates: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrainGraph {
+    pub path: String,
+    /// Input, a float32 scalar.
+    pub learning_rate: String,
+    pub loss: String,
+    /// One a layer, in the order of `layers`; empty where λ = 0.
+    pub kappa: Vec<String>,
+    pub objective: String,
+    /// Parameter or state → output that holds its new value.
+    pub updates: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvaluateGraph {
+    pub path: String,
+    /// The model's outputs; the loss reads the first.
+    pub predictions: Vec<String>,
+    pub loss: String,
+    pub kappa: Vec<String>,
+    pub objective: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    pub sha256: String,
+}
+
+impl Manifest {
+    /// Reads and validates `directory/manifest.json`.
+    ///
+    /// # Errors
+    /// [`Error::Version`] before anything else is looked at; [`Error::Invalid`] lists every fault at once.
+    pub fn read(directory: &Path) -> Result<Manifest, Error> {
+        let path = directory.join(FILE);
+        let text = fs::read_to_string(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+        Manifest::parse(&path, &text)
+    }
+
+    /// Parses and validates the text of a manifest; `path` only names it in errors.
+    pub fn parse(path: &Path, text: &str) -> Result<Manifest, Error> {
+        let json = |source| Error::Json { path: path.to_owned(), source };
+        let value: serde_json::Value = serde_json::from_str(text).map_err(json)?;
+        if let Some(found) = value.get("version").and_then(serde_json::Value::as_u64)
+            && found != u64::from(VERSION)
+        {
+            return Err(Error::Version { path: path.to_owned(), found });
+        }
+        // From the text and not from the value, so that the message has a line and a column.
+        let manifest: Manifest = serde_json::from_str(text).map_err(json)?;
+        let faults = manifest.faults();
+        if faults.is_empty() { Ok(manifest) } else { Err(Error::Invalid { path: path.to_owned(), faults }) }
+    }
+
+    /// The text of the file: fields in a fixed order, indented, a newline at the end.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it would be refused when read.
+    pub fn to_json(&self) -> Result<String, Error> {
+        let faults = self.faults();
+        if !faults.is_empty() {
+            return Err(Error::Invalid { path: FILE.into(), faults });
+        }
+        let mut text =
+            serde_json::to_string_pretty(self).map_err(|source| Error::Json { path: FILE.into(), source })?;
+        text.push('\n');
+        Ok(text)
+    }
+
+    /// What is inconsistent; empty for a manifest that can be used.
+    pub fn faults(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut names = BTreeSet::new();
+        for name in self.carried() {
+            if !names.insert(name) {
+                faults.push(Fault::Duplicate { name: name.to_owned() });
+            }
+        }
+        for (graph, path) in self.graph_paths() {
+            if path.is_empty() || path.contains(['/', '\\']) || path.starts_with('.') {
+                faults.push(Fault::Path { place: format!("graphs.{graph}"), path: path.to_owned() });
+            }
+        }
+        self.check_names(&names, &mut faults);
+        self.check_layers(&names, &mut faults);
+        faults
+    }
+
+    fn check_names(&self, names: &BTreeSet<&str>, faults: &mut Vec<Fault>) {
+        let graphs = &self.graphs;
+        let maps = [
+            ("graphs.gradient.gradients", &graphs.gradient.gradients),
+            ("graphs.gradient.updates", &graphs.gradient.updates),
+            ("graphs.optimizer.gradients", &graphs.optimizer.gradients),
+            ("graphs.optimizer.updates", &graphs.optimizer.updates),
+            ("graphs.train.updates", &graphs.train.updates),
+        ];
+        for (place, map) in maps {
+            for name in map.keys().filter(|name| !names.contains(name.as_str())) {
+                faults.push(Fault::UnknownName { place: place.to_owned(), name: name.clone() });
+            }
+        }
+        for parameter in self.parameters.iter().filter(|p| p.trainable) {
+            if !graphs.train.updates.contains_key(&parameter.name) {
+                let place = "graphs.train.updates".to_owned();
+                faults.push(Fault::NotUpdated { place, name: parameter.name.clone() });
+            }
+        }
+    }
+
+    fn check_layers(&self, names: &BTreeSet<&str>, faults: &mut Vec<Fault>) {
+        for layer in &self.layers {
+            if !names.contains(layer.weight.as_str()) {
+                let place = format!("layer `{}`", layer.name);
+                faults.push(Fault::UnknownName { place, name: layer.weight.clone() });
+            }
+            if !(layer.lambda.is_finite() && layer.lambda >= 0.0) {
+                faults.push(Fault::Lambda { layer: layer.name.clone(), lambda: layer.lambda });
+            }
+            for probe in &layer.probes {
+                for dim in &probe.shape {
+                    if let Dim::Symbol(symbol) = dim
+                        && symbol != BATCH
+                    {
+                        faults.push(Fault::Symbol { probe: probe.name.clone(), symbol: symbol.clone() });
+                    }
+                }
+            }
+        }
+        let kappas = [
+            ("graphs.gradient", self.graphs.gradient.kappa.len()),
+            ("graphs.train", self.graphs.train.kappa.len()),
+            ("graphs.evaluate", self.graphs.evaluate.kappa.len()),
+        ];
+        let expected = self.layers.len();
+        for (place, found) in kappas {
+            if found != 0 && found != expected {
+                faults.push(Fault::KappaCount { place: place.to_owned(), found, expected });
+            }
+        }
+    }
+
+    /// Names of the parameters, then of the state. A running statistic that trains stands in both, and comes once.
+    pub fn carried(&self) -> impl Iterator<Item = &str> {
+        let statistics: BTreeSet<&str> =
+            self.parameters.iter().filter(|p| !p.trainable).map(|p| p.name.as_str()).collect();
+        let state = self.state.iter().map(|s| s.name.as_str()).filter(move |name| !statistics.contains(name));
+        self.parameters.iter().map(|p| p.name.as_str()).chain(state)
+    }
+
+    /// Every probe of every layer.
+    pub fn probes(&self) -> impl Iterator<Item = &Probe> {
+        self.layers.iter().flat_map(|layer| &layer.probes)
+    }
+
+    /// The graphs' names and file names.
+    pub fn graph_paths(&self) -> [(&'static str, &str); 4] {
+        let g = &self.graphs;
+        [
+            ("gradient", g.gradient.path.as_str()),
+            ("optimizer", g.optimizer.path.as_str()),
+            ("train", g.train.path.as_str()),
+            ("evaluate", g.evaluate.path.as_str()),
+        ]
+    }
+
+    /// Compares the named files in `directory` with the digests of the manifest; a file without a digest passes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a file cannot be read, [`Error::Digest`] if one differs.
+    pub fn verify_files(&self, directory: &Path, names: &[&str]) -> Result<(), Error> {
+        for name in names {
+            let Some(entry) = self.files.get(*name) else {
+                continue;
+            };
+            let path = directory.join(name);
+            let found = sha256_file(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+            if found != entry.sha256 {
+                return Err(Error::Digest { path, expected: entry.sha256.clone(), found });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// SHA-256 in lower-case hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// SHA-256 of a file's content in lower-case hexadecimal.
+pub fn sha256_file(path: &Path) -> std::io::Result<String> {
+    let mut file = fs::File::open(path)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex(&hash.finalize())),
+            n => hash.update(&buffer[..n]),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,12 @@
+//! Artifacts: what `inject` writes and every runtime trains.
+
+mod batch_norm;
+mod export;
+pub mod manifest;
+mod standard;
+mod trace;
+mod write;
+
+pub use export::{Exported, export};
+pub use standard::{EXACT_LIMIT, LayerReport, Options, Plan, Report, Size, Target, plan, report};
+pub use write::{default_directory, write};

@@ -1,0 +1,410 @@
+//! The standard artifact: one traced step, cut into the graphs that people run.
+
+use super::manifest::{self, Manifest};
+use super::trace::{self, Opened, Traced};
+use crate::cost;
+use crate::error::{Error, Result};
+use crate::flatness::{Estimator, Measure};
+use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Tensor, Val, ValueId, fixed};
+use crate::loss::Loss;
+use crate::optim::Sgd;
+use crate::simplify;
+use std::collections::{BTreeMap, HashSet};
+
+/// Predicted cost, in plain steps, up to which `auto` takes the exact form.
+pub const EXACT_LIMIT: f64 = 1.10;
+
+/// Which scalar is trained.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// A loss of the model's prediction and labels.
+    Loss { kind: Loss, label_smoothing: f64 },
+    /// The model computes its own loss as the output of that name.
+    Output(String),
+}
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Layers by name, each with its λ.
+    pub layers: Vec<(String, f64)>,
+    pub target: Target,
+    /// The output that the loss reads, if the model has several.
+    pub output_name: Option<String>,
+    pub measure: Measure,
+    /// κ/m, the scale of the published code.
+    pub per_fan_in: bool,
+    /// `None`: by predicted cost.
+    pub estimator: Option<Estimator>,
+    pub detach_trace: bool,
+    pub optimizer: Sgd,
+    /// Globs over parameter names that stay as they are.
+    pub freeze: Vec<String>,
+    /// Batch norm normalises by the batch and updates its running statistics.
+    pub train_batch_norm: bool,
+}
+
+/// How κ of one layer is computed, for the closing table.
+#[derive(Clone, Debug)]
+pub struct LayerReport {
+    pub name: String,
+    pub weight: String,
+    pub d: i64,
+    pub m: i64,
+    pub lambda: f64,
+    pub class: &'static str,
+    pub decided_by: Option<String>,
+    pub estimator: Estimator,
+    pub why: String,
+}
+
+/// Nodes and floating-point operations (at a batch of [`cost::ASSUMED_BATCH`]) of a part of the step.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Size {
+    pub nodes: usize,
+    pub flops: f64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub layers: Vec<LayerReport>,
+    pub forward: Size,
+    /// What the gradient of the loss takes beyond the forward pass.
+    pub plain: Size,
+    /// What κ and its gradient take beyond that.
+    pub fam: Size,
+    /// What the user should know: a Softmax that is read before, batch norm that is not there.
+    pub notes: Vec<String>,
+}
+
+/// Everything that an artifact holds, before anything is written.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Without the files' digests.
+    pub manifest: Manifest,
+    /// File name and model; the inference graph, which is the source file without weights, is not among them.
+    pub graphs: Vec<(&'static str, Model)>,
+    /// Initial parameters and state by name.
+    pub tensors: BTreeMap<String, Tensor>,
+    pub report: Report,
+}
+
+/// Everything that the artifact of `model` holds; `source` names the file and `options_json` the options for the record.
+///
+/// # Errors
+/// Unknown names with the nearest ones, losses that do not fit the prediction, nodes without derivative, and all that
+/// [`crate::flatness::build`] says.
+pub fn plan(
+    model: &Model,
+    options: &Options,
+    source: manifest::Source,
+    options_json: serde_json::Map<String, serde_json::Value>,
+) -> Result<Plan> {
+    let closed = |p: &Plan| p.report.layers.iter().any(|l| l.estimator == Estimator::Exact && l.lambda > 0.0);
+    let mut plan = assemble(model, options)?;
+    let step = plan.report.forward.flops + plan.report.plain.flops;
+    let predicted = 1.0 + plan.report.fam.flops / step.max(1.0);
+    if options.estimator.is_none() && closed(&plan) && predicted > EXACT_LIMIT {
+        let probed = assemble(model, &Options { estimator: Some(Estimator::Hutchinson), ..options.clone() })?;
+        if probed.report.fam.flops < plan.report.fam.flops {
+            plan = probed;
+            for layer in &mut plan.report.layers {
+                layer.why = format!("exact is predicted to cost {predicted:.2} plain steps, above {EXACT_LIMIT:.2}");
+            }
+        }
+    }
+    plan.manifest.source = source;
+    plan.manifest.options = options_json;
+    Ok(plan)
+}
+
+/// What the artifact would be made of, without the rest.
+///
+/// # Errors
+/// As [`plan`].
+pub fn report(model: &Model, options: &Options) -> Result<Report> {
+    let source = manifest::Source { name: String::new(), sha256: String::new() };
+    Ok(plan(model, options, source, serde_json::Map::new())?.report)
+}
+
+fn assemble(model: &Model, options: &Options) -> Result<Plan> {
+    let mut notes = Vec::new();
+    let opened = trace::open(model, options, &mut notes)?;
+    let b = Builder::of(Graph { outputs: Vec::new(), ..opened.graph.clone() });
+    let traced = trace::trace(&b, &opened, options, &mut notes)?;
+    let learning_rate = b.input("learning_rate", Fact::new(DType::F32, Vec::<Dim>::new()), None);
+    let names = name_outputs(&b, &traced, options, learning_rate);
+    let layers = layer_reports(&b, &traced, options);
+    let manifest = describe(&b, &opened, &traced, &names, &layers, options)?;
+    drop(traced);
+    let whole = b.finish()?;
+    let cutter = Cutter { model, whole: &whole, opened: &opened };
+    let forward = cutter.cut("forward", &[std::slice::from_ref(&names.loss)])?;
+    let plain = cutter.cut("plain", &[std::slice::from_ref(&names.loss), &names.plain])?;
+    let evaluate =
+        cutter.cut("evaluate", &[&names.predictions, std::slice::from_ref(&names.loss), &names.kappa, &[names.objective.clone()]])?;
+    let scalars: Vec<String> = std::iter::once(names.loss.clone()).chain(names.trained_kappa.clone()).chain([names.objective.clone()]).collect();
+    let of = |map: &BTreeMap<String, String>| map.values().cloned().collect::<Vec<_>>();
+    let gradient = cutter.cut("gradient", &[&scalars, &of(&names.gradients), &of(&names.statistics)])?;
+    let train = cutter.cut("train", &[&scalars, &of(&names.steps), &of(&names.statistics)])?;
+    let optimizer = optimizer(model, &whole, &names, options)?;
+    let graphs = vec![
+        ("gradient.onnx", gradient),
+        ("optimizer.onnx", optimizer),
+        ("train.onnx", train),
+        ("evaluate.onnx", evaluate),
+    ];
+    let (forward, plain, with_kappa) = (size(&forward), size(&plain), size(&graphs[0].1));
+    let beyond = |a: Size, b: Size| Size { nodes: a.nodes.saturating_sub(b.nodes), flops: (a.flops - b.flops).max(0.0) };
+    let report = Report { layers, forward, plain: beyond(plain, forward), fam: beyond(with_kappa, plain), notes };
+    let opset = crate::onnx::opset(&graphs[2].1);
+    let manifest = Manifest { opset: u32::try_from(opset).unwrap_or_default(), ..manifest };
+    let tensors = initial_tensors(model, &manifest);
+    Ok(Plan { manifest, graphs, tensors, report })
+}
+
+/// The names that inputs and outputs got in the traced graph.
+struct Names {
+    learning_rate: String,
+    predictions: Vec<String>,
+    loss: String,
+    objective: String,
+    /// One a layer.
+    kappa: Vec<String>,
+    /// The same where κ is trained; empty where every λ is 0.
+    trained_kappa: Vec<String>,
+    /// Trained parameter → gradient of the objective.
+    gradients: BTreeMap<String, String>,
+    /// Gradients of the loss alone.
+    plain: Vec<String>,
+    /// Trained parameter or optimiser state → new value.
+    steps: BTreeMap<String, String>,
+    /// Running statistic → new value.
+    statistics: BTreeMap<String, String>,
+    /// Optimiser state, then running statistics.
+    state: Vec<(String, Fact)>,
+}
+
+fn name_outputs<'g>(b: &'g Builder, traced: &Traced<'g>, options: &Options, rate: Val<'g>) -> Names {
+    let several = traced.layers.len() > 1;
+    let predictions = traced.predictions.iter().map(|(name, v)| b.output(*v, name)).collect();
+    let loss = b.output(traced.loss, "loss");
+    let kappa: Vec<String> = traced
+        .layers
+        .iter()
+        .map(|(layer, k)| b.output(k.value, &if several { format!("kappa.{}", layer.name) } else { "kappa".to_string() }))
+        .collect();
+    let objective = b.output(traced.objective, "objective");
+    let mut names = Names {
+        learning_rate: rate.name(),
+        predictions,
+        loss,
+        objective,
+        trained_kappa: if traced.lambdas.iter().any(Option::is_some) { kappa.clone() } else { Vec::new() },
+        kappa,
+        gradients: BTreeMap::new(),
+        plain: Vec::new(),
+        steps: BTreeMap::new(),
+        statistics: BTreeMap::new(),
+        state: Vec::new(),
+    };
+    for (parameter, gradient) in &traced.gradients {
+        let name = parameter.name();
+        names.gradients.insert(name.clone(), b.output(*gradient, &format!("{name}.grad")));
+        let step = options.optimizer.step(b, *parameter, *gradient, rate);
+        names.steps.insert(name.clone(), b.output(step.parameter, &format!("{name}.next")));
+        for state in step.state {
+            names.steps.insert(state.name.clone(), b.output(state.next, &format!("{}.next", state.name)));
+            names.state.push((state.name, state.fact));
+        }
+    }
+    names.plain = traced.plain.iter().map(|v| b.output(*v, "plain.grad")).collect();
+    for (old, new) in &traced.statistics {
+        let name = old.name();
+        names.statistics.insert(name.clone(), b.output(*new, &format!("{name}.next")));
+        names.state.push((name, old.fact()));
+    }
+    names
+}
+
+fn layer_reports(b: &Builder, traced: &Traced<'_>, options: &Options) -> Vec<LayerReport> {
+    let report = |((layer, kappa), (_, lambda)): (&(crate::flatness::Layer, crate::flatness::Kappa<'_>), &(String, f64))| LayerReport {
+        name: layer.name.clone(),
+        weight: b.val(layer.weight).name(),
+        d: layer.d,
+        m: layer.m,
+        lambda: *lambda,
+        class: kappa.class.name(),
+        decided_by: kappa.class.decided_by().map(str::to_string),
+        estimator: kappa.estimator,
+        why: kappa.why.clone(),
+    };
+    traced.layers.iter().zip(&options.layers).map(report).collect()
+}
+
+/// Cuts graphs out of the traced one.
+struct Cutter<'a> {
+    model: &'a Model,
+    whole: &'a Graph,
+    opened: &'a Opened,
+}
+
+impl Cutter<'_> {
+    /// The graph of these outputs, with the model's inputs, every parameter, and whatever else it reads.
+    fn cut(&self, name: &str, outputs: &[&[String]]) -> Result<Model> {
+        let keep: HashSet<ValueId> = {
+            let own = self.opened.inputs.iter().filter_map(|n| self.whole.find(n));
+            own.chain(self.opened.parameters.iter().map(|p| p.value)).collect()
+        };
+        cut(self.model, self.whole, name, &outputs.concat(), &|id| keep.contains(&id))
+    }
+}
+
+fn cut(model: &Model, whole: &Graph, name: &str, outputs: &[String], keep: &dyn Fn(ValueId) -> bool) -> Result<Model> {
+    let mut graph = Graph { name: name.to_string(), ..whole.clone() };
+    graph.outputs = outputs.iter().filter_map(|n| whole.find(n)).collect();
+    let live = graph.ancestors(&graph.outputs);
+    graph.inputs.retain(|id| live.contains(id) || keep(*id));
+    let graph = simplify::simplify(&simplify::dead_code(&graph))?;
+    Ok(Model { graph, metadata: Vec::new(), doc: String::new(), ..model.clone() })
+}
+
+/// Parameters, gradients, state and the learning rate → new parameters and state.
+fn optimizer(model: &Model, whole: &Graph, names: &Names, options: &Options) -> Result<Model> {
+    let b = Builder::new();
+    let mut inputs: Vec<(Val, Val)> = Vec::new();
+    for (parameter, gradient) in &names.gradients {
+        let fact = whole.find(parameter).map(|id| whole.value(id).fact.clone()).unwrap_or(Fact::unknown(DType::F32));
+        inputs.push((b.input(parameter, fact.clone(), None), b.input(gradient, fact, None)));
+    }
+    let rate = b.input(&names.learning_rate, Fact::new(DType::F32, Vec::<Dim>::new()), None);
+    for (parameter, gradient) in inputs {
+        let step = options.optimizer.step(&b, parameter, gradient, rate);
+        b.output(step.parameter, &format!("{}.next", parameter.name()));
+        for state in step.state {
+            b.output(state.next, &format!("{}.next", state.name));
+        }
+    }
+    let graph = Graph { name: "optimizer".to_string(), ..b.finish()? };
+    let graph = simplify::simplify(&graph)?;
+    Ok(Model { graph, metadata: Vec::new(), doc: String::new(), ..model.clone() })
+}
+
+/// The manifest, but for the source, the options and the digests.
+fn describe(
+    b: &Builder,
+    opened: &Opened,
+    traced: &Traced<'_>,
+    names: &Names,
+    layers: &[LayerReport],
+    options: &Options,
+) -> Result<Manifest> {
+    let parameters = opened.parameters.iter().map(|p| {
+        let value = b.val(p.value);
+        let (dtype, shape) = tensor_type(&value.name(), &value.fact())?;
+        Ok(manifest::Parameter { name: value.name(), dtype, shape, trainable: p.trainable })
+    });
+    let state = names.state.iter().map(|(name, fact)| {
+        let (dtype, shape) = tensor_type(name, fact)?;
+        Ok(manifest::State { name: name.clone(), dtype, shape })
+    });
+    let layers = layers.iter().zip(&traced.layers).zip(&traced.lambdas).map(|((report, (_, kappa)), lambda)| manifest::Layer {
+        name: report.name.clone(),
+        weight: report.weight.clone(),
+        d: report.d.max(0) as usize,
+        m: report.m.max(0) as usize,
+        lambda: report.lambda,
+        lambda_input: lambda.clone(),
+        measure: match options.measure {
+            Measure::Neuronwise => "neuronwise".to_string(),
+            Measure::Layerwise => "layerwise".to_string(),
+        },
+        estimator: report.estimator.name().to_string(),
+        probes: kappa.probe.iter().map(probe).collect(),
+    });
+    let updates: BTreeMap<String, String> = names.steps.clone().into_iter().chain(names.statistics.clone()).collect();
+    Ok(Manifest {
+        version: manifest::VERSION,
+        fam_onnx: env!("CARGO_PKG_VERSION").to_string(),
+        source: manifest::Source { name: String::new(), sha256: String::new() },
+        opset: 0,
+        options: serde_json::Map::new(),
+        layers: layers.collect(),
+        inputs: opened.inputs.clone(),
+        labels: traced.labels.map(|v| v.name()),
+        loss: match &options.target {
+            Target::Loss { kind, .. } => kind.name().to_string(),
+            Target::Output(name) => name.clone(),
+        },
+        parameters: parameters.collect::<Result<_>>()?,
+        state: state.collect::<Result<_>>()?,
+        graphs: manifest::Graphs {
+            gradient: manifest::GradientGraph {
+                path: "gradient.onnx".to_string(),
+                loss: names.loss.clone(),
+                kappa: names.trained_kappa.clone(),
+                objective: names.objective.clone(),
+                gradients: names.gradients.clone(),
+                updates: names.statistics.clone(),
+            },
+            optimizer: manifest::OptimizerGraph {
+                path: "optimizer.onnx".to_string(),
+                learning_rate: names.learning_rate.clone(),
+                gradients: names.gradients.clone(),
+                updates: names.steps.clone(),
+            },
+            train: manifest::TrainGraph {
+                path: "train.onnx".to_string(),
+                learning_rate: names.learning_rate.clone(),
+                loss: names.loss.clone(),
+                kappa: names.trained_kappa.clone(),
+                objective: names.objective.clone(),
+                updates,
+            },
+            evaluate: manifest::EvaluateGraph {
+                path: "evaluate.onnx".to_string(),
+                predictions: names.predictions.clone(),
+                loss: names.loss.clone(),
+                kappa: names.kappa.clone(),
+                objective: names.objective.clone(),
+            },
+        },
+        files: BTreeMap::new(),
+    })
+}
+
+fn probe(probe: &crate::flatness::Probe) -> manifest::Probe {
+    let dim = |d: &Dim| match d.fixed() {
+        Some(n) => manifest::Dim::Fixed(n.max(0) as usize),
+        None => manifest::Dim::Symbol(manifest::BATCH.to_string()),
+    };
+    manifest::Probe {
+        name: probe.name.clone(),
+        shape: probe.shape.iter().map(dim).collect(),
+        distribution: manifest::Distribution::Rademacher,
+    }
+}
+
+/// Type and shape of something whose data is stored.
+fn tensor_type(name: &str, fact: &Fact) -> Result<(crate::tensor::Dtype, Vec<usize>)> {
+    let shape = fact.shape.as_deref().and_then(fixed);
+    let dtype = crate::tensor::Dtype::from_ir(fact.dtype);
+    match (dtype, shape) {
+        (Some(dtype), Some(shape)) => Ok((dtype, shape.iter().map(|&n| n.max(0) as usize).collect())),
+        _ => Err(Error::NotStored { tensor: name.to_string(), fact: fact.to_string() }),
+    }
+}
+
+/// Parameters as the model has them, optimiser state at zero.
+fn initial_tensors(model: &Model, manifest: &Manifest) -> BTreeMap<String, Tensor> {
+    let data = |name: &str| model.graph.find(name).and_then(|id| model.graph.value(id).data.clone());
+    let parameters = manifest.parameters.iter().filter_map(|p| Some((p.name.clone(), data(&p.name)?)));
+    let state = manifest.state.iter().filter(|s| data(&s.name).is_none()).map(|s| {
+        let count: usize = s.shape.iter().product();
+        (s.name.clone(), Tensor::from_bytes(s.dtype.to_ir(), s.shape.clone(), vec![0; count * s.dtype.size()]))
+    });
+    parameters.chain(state).collect()
+}
+
+fn size(model: &Model) -> Size {
+    Size { nodes: model.graph.nodes.len(), flops: cost::flops(&model.graph) }
+}

@@ -1,0 +1,242 @@
+//! One training step of a model as values of one graph: loss, κ, objective, gradients.
+
+use super::batch_norm::{self, Statistic};
+use super::standard::{Options, Target};
+use crate::ad::{Tape, linearise};
+use crate::error::{Error, Result, nearest_names};
+use crate::flatness::{self, Kappa, Layer, Objective, Parameter, Request};
+use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, ValueId};
+use crate::linear::Cotangent;
+use crate::lower;
+
+/// The model's graph with its parameters as inputs, ready to be traced.
+pub(super) struct Opened {
+    pub graph: Graph,
+    /// The model's own inputs.
+    pub inputs: Vec<String>,
+    pub outputs: Vec<String>,
+    pub parameters: Vec<Parameter>,
+    /// Of each batch norm that trains.
+    pub statistics: Vec<Statistic>,
+}
+
+pub(super) struct Traced<'g> {
+    pub labels: Option<Val<'g>>,
+    pub predictions: Vec<(String, Val<'g>)>,
+    pub loss: Val<'g>,
+    pub objective: Val<'g>,
+    pub layers: Vec<(Layer, Kappa<'g>)>,
+    /// The input that holds λ of each layer; `None` where λ = 0.
+    pub lambdas: Vec<Option<String>>,
+    /// Of the objective, one for each trained parameter.
+    pub gradients: Vec<(Val<'g>, Val<'g>)>,
+    /// Of the loss alone.
+    pub plain: Vec<Val<'g>>,
+    pub statistics: Vec<(Val<'g>, Val<'g>)>,
+}
+
+/// Turns the parameters into inputs and lowers what has no derivative of its own.
+pub(super) fn open(model: &Model, options: &Options, notes: &mut Vec<String>) -> Result<Opened> {
+    let mut graph = model.graph.clone();
+    let name = |graph: &Graph, id: ValueId| graph.name_of(id).to_string();
+    let inputs: Vec<String> =
+        graph.inputs.iter().filter(|&&id| graph.value(id).data.is_none()).map(|&id| name(&graph, id)).collect();
+    let outputs: Vec<String> = graph.outputs.iter().map(|&id| name(&graph, id)).collect();
+    let statistics = if options.train_batch_norm { batch_norm::train(&mut graph, notes) } else { Vec::new() };
+    let mut graph = lower::composites(graph, |_: &Node| true)?;
+    let mut parameters = flatness::parameters(&graph);
+    for parameter in &mut parameters {
+        let frozen = options.freeze.iter().any(|glob| matches_glob(glob, graph.name_of(parameter.value)));
+        parameter.trainable &= !frozen;
+    }
+    for glob in &options.freeze {
+        if !parameters.iter().any(|p| matches_glob(glob, graph.name_of(p.value))) {
+            let names = parameters.iter().map(|p| graph.name_of(p.value));
+            return Err(Error::UnknownName { what: "parameter", name: glob.clone(), near: nearest_names(glob, names) });
+        }
+    }
+    if !parameters.iter().any(|p| p.trainable) {
+        return Err(Error::NothingToTrain);
+    }
+    for parameter in &parameters {
+        graph.value_mut(parameter.value).data = None;
+        if !graph.inputs.contains(&parameter.value) {
+            graph.inputs.push(parameter.value);
+        }
+    }
+    Ok(Opened { graph, inputs, outputs, parameters, statistics })
+}
+
+/// `*` stands for any characters, `?` for one.
+pub(super) fn matches_glob(glob: &str, name: &str) -> bool {
+    fn walk(glob: &[u8], name: &[u8]) -> bool {
+        match (glob, name) {
+            ([], []) => true,
+            ([b'*', rest @ ..], _) => (0..=name.len()).any(|i| walk(rest, &name[i..])),
+            ([b'?', rest @ ..], [_, name @ ..]) => walk(rest, name),
+            ([a, rest @ ..], [b, name @ ..]) if a == b => walk(rest, name),
+            _ => false,
+        }
+    }
+    // Neighbouring stars mean one; several in a row only cost time.
+    let mut short = glob.as_bytes().to_vec();
+    short.dedup_by(|a, b| *a == b'*' && *b == b'*');
+    walk(&short, name.as_bytes())
+}
+
+/// Builds the step in `b`, which holds `opened.graph`.
+pub(super) fn trace<'g>(b: &'g Builder, opened: &Opened, options: &Options, notes: &mut Vec<String>) -> Result<Traced<'g>> {
+    let graph = &opened.graph;
+    let predicted = prediction(graph, opened, options)?;
+    let (on, labels) = objective(b, predicted, options, notes)?;
+    let several = options.layers.len() > 1;
+    let mut layers: Vec<(Layer, Kappa)> = Vec::new();
+    for (name, _) in &options.layers {
+        let layer = flatness::find(graph, name, predicted)?;
+        if let Some((same, _)) = layers.iter().find(|(l, _)| l.weight == layer.weight) {
+            return Err(Error::LayerTwice { first: same.name.clone(), second: name.clone() });
+        }
+        let request = Request {
+            measure: options.measure,
+            per_fan_in: options.per_fan_in,
+            estimator: options.estimator,
+            detach_trace: options.detach_trace,
+        };
+        let kappa = flatness::build(b, &layer, on, &request)?;
+        layers.push((layer, kappa));
+    }
+    let mut lambdas = Vec::new();
+    let mut terms: Vec<Option<Val>> = Vec::new();
+    for ((layer, kappa), (_, lambda)) in layers.iter().zip(&options.layers) {
+        if *lambda == 0.0 {
+            lambdas.push(None);
+            terms.push(None);
+            continue;
+        }
+        let stem = if several { format!("lambda.{}", layer.name) } else { "lambda".to_string() };
+        let input = b.input(&stem, Fact::new(DType::F32, Vec::<Dim>::new()), Some(Tensor::scalar(DType::F32, *lambda)));
+        lambdas.push(Some(input.name()));
+        b.scope("objective");
+        terms.push(Some(kappa.value * input.cast(kappa.value.dtype())));
+    }
+    b.scope("objective");
+    let sum = terms.iter().flatten().fold(on.loss, |sum, term| sum + *term);
+    let trained: Vec<Val> = opened.parameters.iter().filter(|p| p.trainable).map(|p| b.val(p.value)).collect();
+    let plain = pull(b, on.loss, &trained)?;
+    let gradients = if terms.iter().all(Option::is_none) {
+        plain.clone()
+    } else if options.detach_trace {
+        detached(b, &plain, &trained, &layers, &terms)?
+    } else {
+        pull(b, sum, &trained)?
+    };
+    let named = |name: &String| b.find(name).map(|v| (name.clone(), v));
+    let mut predictions: Vec<(String, Val)> = opened.outputs.iter().filter_map(named).collect();
+    let read = b.val(predicted).name();
+    if let Some(first) = predictions.iter().position(|(name, _)| *name == read) {
+        predictions[..=first].rotate_right(1);
+    }
+    let statistics = opened.statistics.iter().filter_map(|s| s.update(b)).collect();
+    b.check()?;
+    Ok(Traced {
+        labels,
+        predictions,
+        loss: on.loss,
+        objective: sum,
+        layers,
+        lambdas,
+        gradients: trained.into_iter().zip(gradients).collect(),
+        plain,
+        statistics,
+    })
+}
+
+/// The output that the loss reads, or that is the loss.
+fn prediction(graph: &Graph, opened: &Opened, options: &Options) -> Result<ValueId> {
+    let wanted = match (&options.target, &options.output_name) {
+        (Target::Output(name), _) | (_, Some(name)) => Some(name),
+        _ => None,
+    };
+    let outputs = || opened.outputs.iter().map(String::as_str);
+    let name = match (wanted, opened.outputs.as_slice()) {
+        (Some(name), _) => name,
+        (None, [one]) => one,
+        (None, several) => return Err(Error::SeveralOutputs { outputs: several.to_vec() }),
+    };
+    let known = opened.outputs.contains(name) || graph.find(name).is_some();
+    match graph.find(name).filter(|_| known) {
+        Some(id) => Ok(id),
+        None => Err(Error::UnknownName { what: "output", name: name.clone(), near: nearest_names(name, outputs()) }),
+    }
+}
+
+fn objective<'g>(b: &'g Builder, predicted: ValueId, options: &Options, notes: &mut Vec<String>) -> Result<(Objective<'g>, Option<Val<'g>>)> {
+    let output = b.val(predicted);
+    match &options.target {
+        Target::Output(name) => {
+            let scalar = output.shape().iter().all(Dim::is_one);
+            if !scalar {
+                return Err(Error::LossNotScalar { output: name.clone(), fact: output.fact().to_string() });
+            }
+            let loss = output.reshape(&[]);
+            Ok((Objective { loss, prediction: output, curvature: None }, None))
+        }
+        Target::Loss { kind, label_smoothing } => {
+            let mut read = output;
+            let ending = b.read(|g| {
+                let node = g.node(g.value(predicted).producer?);
+                kind.absorbs().contains(&node.op.as_str()).then(|| node.clone())
+            });
+            if let Some(node) = ending
+                && let Some(input) = node.input(0)
+            {
+                read = b.val(input);
+                let (op, name) = (&node.op, output.name());
+                notes.push(format!("the model ends in {op}: {} reads its input {:?} instead of {name:?}", kind.name(), read.name()));
+            }
+            kind.check(&read.fact(), &read.name())?;
+            let built = kind.build(b, read, *label_smoothing);
+            b.check()?;
+            Ok((Objective { loss: built.loss, prediction: read, curvature: built.curvature }, Some(built.labels)))
+        }
+    }
+}
+
+/// The gradient of a scalar with respect to each parameter, of the parameter's shape.
+fn pull<'g>(b: &'g Builder, of: Val<'g>, wrt: &[Val<'g>]) -> Result<Vec<Val<'g>>> {
+    let tape = Tape::new(b);
+    let linear = linearise(&tape, &[of], wrt)?;
+    let pulled = linear.vjp(&[Some(Cotangent::new(of.like(1.0)))], None);
+    let gradients = wrt
+        .iter()
+        .zip(pulled)
+        .map(|(v, ct)| {
+            b.scope(&format!("{}.grad", v.name()));
+            match ct {
+                Some(ct) => b.val(ct.materialise().id()),
+                None => b.zeros(v.dtype(), &v.shape()),
+            }
+        })
+        .collect();
+    Ok(gradients)
+}
+
+/// `∇L + λ ∂κ/∂W` where κ depends on `W` through its outer factors only.
+fn detached<'g>(
+    b: &'g Builder,
+    plain: &[Val<'g>],
+    trained: &[Val<'g>],
+    layers: &[(Layer, Kappa<'g>)],
+    terms: &[Option<Val<'g>>],
+) -> Result<Vec<Val<'g>>> {
+    let mut gradients = plain.to_vec();
+    for ((layer, kappa), term) in layers.iter().zip(terms) {
+        let (Some(outer), Some(term)) = (kappa.outer_weight, term) else { continue };
+        if let Some(at) = trained.iter().position(|v| v.id() == layer.weight) {
+            let part = pull(b, *term, &[outer])?;
+            b.scope(&format!("{}.grad", trained[at].name()));
+            gradients[at] = part.into_iter().fold(gradients[at], |sum, p| sum + p);
+        }
+    }
+    Ok(gradients)
+}

@@ -1,0 +1,89 @@
+//! An artifact on disk: it appears whole or not at all.
+
+use super::manifest::{self, FileEntry};
+use super::standard::Plan;
+use crate::error::{Error, Result};
+use crate::{onnx, tensor};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+/// `MODEL-STEM.fam` beside nothing else: in the current directory.
+pub fn default_directory(model: &Path) -> PathBuf {
+    let stem = model.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    PathBuf::from(format!("{stem}.fam"))
+}
+
+/// Writes the artifact to `directory`; `inference` is the content of `model.onnx`.
+///
+/// # Errors
+/// [`Error::Exists`] if there is something and `force` is not set; [`Error::Io`].
+pub fn write(plan: &Plan, inference: &[u8], directory: &Path, force: bool) -> Result<()> {
+    if fs::symlink_metadata(directory).is_ok() && !force {
+        return Err(Error::Exists { path: directory.to_owned() });
+    }
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Io { path, source }
+    };
+    let parent = match directory.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let draft = tempfile::Builder::new().prefix(".fam-onnx-").tempdir_in(&parent).map_err(at(&parent))?;
+    let mut manifest = plan.manifest.clone();
+    let mut save = |name: &str, bytes: &[u8]| -> Result<()> {
+        let path = draft.path().join(name);
+        let mut file = File::create(&path).map_err(at(&path))?;
+        std::io::Write::write_all(&mut file, bytes).map_err(at(&path))?;
+        file.sync_all().map_err(at(&path))?;
+        manifest.files.insert(name.to_string(), FileEntry { sha256: manifest::sha256(bytes) });
+        Ok(())
+    };
+    for (name, model) in &plan.graphs {
+        save(name, &onnx::to_bytes(model))?;
+    }
+    save(manifest::MODEL, inference)?;
+    let tensors = plan.tensors.iter().map(|(name, t)| {
+        let dtype = tensor::Dtype::from_ir(t.dtype)
+            .ok_or_else(|| Error::NotStored { tensor: name.clone(), fact: t.dtype.to_string() })?;
+        Ok((name.clone(), tensor::Tensor::new(dtype, t.shape.clone(), t.bytes.to_vec())?))
+    });
+    save(manifest::PARAMETERS, &tensor::encode_safetensors(&tensors.collect::<Result<_>>()?)?)?;
+    let path = draft.path().join(manifest::FILE);
+    fs::write(&path, manifest.to_json()?).map_err(at(&path))?;
+    File::open(&path).and_then(|f| f.sync_all()).map_err(at(&path))?;
+    replace(draft, directory, &parent).map_err(at(directory))
+}
+
+/// Moves the draft to its final name; what stood there before is moved aside first and removed last.
+fn replace(draft: tempfile::TempDir, directory: &Path, parent: &Path) -> std::io::Result<()> {
+    set_permissions(draft.path())?;
+    let aside = if fs::symlink_metadata(directory).is_ok() {
+        let aside = tempfile::Builder::new().prefix(".fam-onnx-old-").tempdir_in(parent)?;
+        fs::rename(directory, aside.path().join("old"))?;
+        Some(aside)
+    } else {
+        None
+    };
+    if let Err(error) = fs::rename(draft.path(), directory) {
+        if let Some(aside) = &aside {
+            fs::rename(aside.path().join("old"), directory)?;
+        }
+        return Err(error);
+    }
+    // The draft has its final name now.
+    let _ = draft.keep();
+    File::open(parent)?.sync_all()
+}
+
+/// A temporary directory is private; an artifact is as readable as any new directory.
+#[cfg(unix)]
+fn set_permissions(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+}
+
+#[cfg(not(unix))]
+fn set_permissions(_: &Path) -> std::io::Result<()> {
+    Ok(())
+}

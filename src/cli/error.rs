@@ -1,0 +1,106 @@
+use std::{io, path::PathBuf, process::ExitCode};
+
+use super::output;
+use crate::{Error as Program, artifact::manifest, runtime, train};
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a command did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Includes `--help` and `--version`, which end the process as well.
+    #[error("{0}")]
+    Arguments(clap::Error),
+    #[error(transparent)]
+    Program(#[from] Program),
+    #[error("{message}")]
+    Usage { message: String },
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("the result cannot be written to stdout: {0}")]
+    Stdout(io::Error),
+    #[error("interrupted after step {step}; the state is saved in {}", checkpoint.display())]
+    Interrupted { step: u64, run: PathBuf, checkpoint: PathBuf },
+}
+
+impl From<train::Error> for Error {
+    fn from(error: train::Error) -> Error {
+        Error::Program(error.into())
+    }
+}
+
+impl From<runtime::Error> for Error {
+    fn from(error: runtime::Error) -> Error {
+        Error::Program(error.into())
+    }
+}
+
+impl From<manifest::Error> for Error {
+    fn from(error: manifest::Error) -> Error {
+        Error::Program(error.into())
+    }
+}
+
+impl Error {
+    /// 0 for help and a reader that went away, 2 for wrong usage, 130 after an interrupt, else 1.
+    pub fn exit_code(&self) -> ExitCode {
+        let code = match self {
+            Error::Arguments(error) => u8::try_from(error.exit_code()).unwrap_or(2),
+            Error::Usage { .. } => 2,
+            Error::Program(Program::Train(train::Error::Option { .. } | train::Error::Metric { .. })) => 2,
+            Error::Interrupted { .. } => 130,
+            Error::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+            Error::Program(_) | Error::Io { .. } | Error::Stdout(_) => 1,
+        };
+        ExitCode::from(code)
+    }
+
+    /// Prints the message and, where the command line offers a way out, a hint.
+    pub fn report(&self) {
+        match self {
+            // Help goes to stdout and errors to stderr; if that fails there is nowhere left to say so.
+            Error::Arguments(error) => drop(error.print()),
+            Error::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            _ => output::report(&self.to_string(), self.hint().as_deref()),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Interrupted { run, .. } => Some(format!("go on with: fam-onnx train --resume {}", run.display())),
+            Error::Program(Program::Runtime(error)) => runtime_hint(error),
+            Error::Program(Program::Train(train::Error::Runtime(error))) => runtime_hint(error),
+            Error::Program(Program::Train(error)) => train_hint(error),
+            _ => None,
+        }
+    }
+}
+
+fn runtime_hint(error: &runtime::Error) -> Option<String> {
+    match error {
+        runtime::Error::NotFound { .. } => {
+            Some("--ort PATH names a library; fam-onnx runtime install fetches one".to_owned())
+        }
+        _ => None,
+    }
+}
+
+fn train_hint(error: &train::Error) -> Option<String> {
+    match error {
+        train::Error::NonFinite { last, .. } => Some(format!(
+            "try a smaller --lr, a smaller --lambda, a --warmup or --lambda-warmup{}; \
+             inject with --clip-norm keeps the gradient in bounds",
+            if last.is_some() { " (--resume goes on from the last checkpoint)" } else { "" }
+        )),
+        train::Error::RunExists { path } => Some(format!(
+            "choose another directory with -o, or go on with this run: fam-onnx train --resume {}",
+            path.display()
+        )),
+        train::Error::TooFewSamples { samples, .. } => Some(format!("--batch-size {samples} or less")),
+        train::Error::FixedBatch { expected, .. } => Some(format!("--batch-size {expected}")),
+        train::Error::NotARun { .. } => {
+            Some("fam-onnx inject makes an artifact of a model, fam-onnx train a run of an artifact".to_owned())
+        }
+        _ => None,
+    }
+}

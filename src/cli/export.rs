@@ -1,0 +1,37 @@
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{Output, Result};
+use crate::artifact;
+
+/// The trained weights back in the inference model
+///
+/// Writes the model that `inject` was given, with the same names, inputs, outputs and operators, and the weights of a run, a
+/// checkpoint or an artifact.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  fam-onnx export model.fam.run -o model-fam.onnx
+  fam-onnx export model.fam.run/best -o model-best.onnx
+  fam-onnx export model.fam.run/checkpoints/step-1000 -o model-1000.onnx")]
+pub(super) struct Export {
+    /// A run, one of its checkpoints, or an artifact
+    source: PathBuf,
+    /// The model to write
+    #[arg(short, long, value_name = "MODEL.onnx")]
+    output: PathBuf,
+}
+
+impl Export {
+    pub fn run(&self, output: &Output) -> Result<()> {
+        let exported = artifact::export(&self.source)?;
+        crate::onnx::save(&exported.bytes, &self.output)?;
+        let from = exported.weights.display();
+        let text = format!("{} with the weights of {from}\n", self.output.display());
+        output.result(&text, || {
+            json!({"version": 1, "path": self.output.display().to_string(), "weights": from.to_string(), "parameters": exported.parameters})
+        })
+    }
+}

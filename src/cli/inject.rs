@@ -1,0 +1,275 @@
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use super::table::{metric, table};
+use super::{Error, Output, Result};
+use crate::artifact::{self, Options, Plan, Target, manifest};
+use crate::flatness::{Estimator, Measure};
+use crate::loss::Loss;
+use crate::onnx;
+use crate::optim::Sgd;
+
+/// The augmented training artifact: graphs that train a model with FAM on any ONNX Runtime
+///
+/// Adds λ·κ of the named layers to the loss and writes a directory with graphs of standard operators (gradient, optimizer,
+/// train, evaluate), the initial parameters and a manifest of every name.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  fam-onnx inject model.onnx --layer fc --lambda 0.1
+  fam-onnx inject model.onnx --layer encoder.layer.3.output.dense --lambda 0.01 --momentum 0.9 --weight-decay 5e-4
+  fam-onnx inject model.onnx --layer fc1:0.05 --layer fc2:0.02 -o two-layers.fam
+  fam-onnx inject model.onnx --layer penultimate --lambda 0.1 --dry-run")]
+pub(super) struct Inject {
+    /// The model, an .onnx file
+    model: PathBuf,
+    /// A module path, a parameter, a node or its output, or `penultimate`; repeat for several, each with its own λ after a colon
+    #[arg(long = "layer", value_name = "LAYER[:λ]", required = true)]
+    layers: Vec<String>,
+    /// Weight of κ in the objective; 0 leaves the FAM part out (κ stays in evaluate.onnx)
+    #[arg(long, value_name = "λ", allow_negative_numbers = true)]
+    lambda: Option<f64>,
+    /// The artifact's directory [default: MODEL-STEM.fam]
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+
+    /// The loss [default: softmax-cross-entropy]
+    #[arg(long, value_name = "KIND", value_parser = parse_loss, conflicts_with = "loss_output")]
+    loss: Option<Loss>,
+    /// The model computes its scalar loss itself, as this output
+    #[arg(long, value_name = "NAME")]
+    loss_output: Option<String>,
+    /// Which output the loss reads, if several
+    #[arg(long, value_name = "NAME")]
+    output_name: Option<String>,
+    /// Mix the labels with the uniform distribution, 0 to 1
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    label_smoothing: f64,
+
+    /// κ by neurons, or ‖W‖² Tr H by the whole layer
+    #[arg(long, value_enum, default_value_t = MeasureArg::Neuronwise)]
+    measure: MeasureArg,
+    /// fan-in divides κ by m, the scale of the published code
+    #[arg(long, value_enum, default_value_t = Normalize::None)]
+    normalize: Normalize,
+    /// auto: exact where that is predicted to cost at most 1.10 plain steps, else hutchinson
+    #[arg(long, value_enum, default_value_t = EstimatorArg::Auto)]
+    estimator: EstimatorArg,
+    /// Drop the third-derivative term, as the published code does
+    #[arg(long)]
+    detach_trace: bool,
+
+    #[arg(long, value_enum, default_value_t = Optimizer::Sgd)]
+    optimizer: Optimizer,
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    momentum: f64,
+    #[arg(long, requires = "momentum")]
+    nesterov: bool,
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    weight_decay: f64,
+    /// Parameters that stay as they are; `*` and `?` as in file names, may be repeated
+    #[arg(long, value_name = "GLOB")]
+    freeze: Vec<String>,
+    /// Normalise by the batch and update running statistics, or keep them as exported
+    #[arg(long, value_enum, default_value_t = BatchNorm::Frozen)]
+    batch_norm: BatchNorm,
+
+    /// All the analysis, no file
+    #[arg(long)]
+    dry_run: bool,
+    /// Replace a directory that exists
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum MeasureArg {
+    Neuronwise,
+    Layerwise,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+enum Normalize {
+    None,
+    FanIn,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum EstimatorArg {
+    Auto,
+    Exact,
+    Hutchinson,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Optimizer {
+    Sgd,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+enum BatchNorm {
+    Train,
+    Frozen,
+}
+
+pub(super) fn parse_loss(name: &str) -> std::result::Result<Loss, String> {
+    Loss::from_name(name).ok_or_else(|| format!("expected one of {}", Loss::names().collect::<Vec<_>>().join(", ")))
+}
+
+fn usage(message: String) -> Error {
+    Error::Usage { message }
+}
+
+fn finite_in(option: &str, value: f64, low: f64, high: f64) -> Result<f64> {
+    if value.is_finite() && (low..=high).contains(&value) {
+        return Ok(value);
+    }
+    let range = if high == f64::INFINITY { format!("a finite number ≥ {low}") } else { format!("a number from {low} to {high}") };
+    Err(usage(format!("{option} is {value}, expected {range}")))
+}
+
+impl Inject {
+    pub fn run(&self, output: &Output) -> Result<()> {
+        let options = self.options()?;
+        let directory = self.output.clone().unwrap_or_else(|| artifact::default_directory(&self.model));
+        if !self.dry_run && !self.force && std::fs::symlink_metadata(&directory).is_ok() {
+            return Err(crate::Error::Exists { path: directory }.into());
+        }
+        let model = onnx::read(&self.model)?;
+        let source = manifest::Source {
+            name: self.model.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+            sha256: manifest::sha256_file(&self.model)
+                .map_err(|source| crate::Error::Io { path: self.model.clone(), source })?,
+        };
+        let plan = artifact::plan(&model, &options, source, self.recorded(&options))?;
+        if !self.dry_run {
+            let names: Vec<String> = plan.manifest.parameters.iter().map(|p| p.name.clone()).collect();
+            let inference = onnx::without_weights(&self.model, &names)?;
+            artifact::write(&plan, &inference, &directory, self.force)?;
+        }
+        for note in &plan.report.notes {
+            output.say(&format!("note: {note}"));
+        }
+        let text = summary(&plan, &directory, self.dry_run);
+        output.result(&text, || report_json(&plan, &directory, self.dry_run))
+    }
+
+    fn options(&self) -> Result<Options> {
+        let weight_decay = finite_in("--weight-decay", self.weight_decay, 0.0, f64::INFINITY)?;
+        let momentum = finite_in("--momentum", self.momentum, 0.0, 1.0)?;
+        let label_smoothing = finite_in("--label-smoothing", self.label_smoothing, 0.0, 1.0)?;
+        let kind = self.loss.unwrap_or(Loss::SoftmaxCrossEntropy);
+        if label_smoothing > 0.0 && !kind.wants_classes() {
+            return Err(usage(format!("--label-smoothing is for class labels, not for {}", kind.name())));
+        }
+        Ok(Options {
+            layers: self.layers.iter().map(|l| self.layer(l)).collect::<Result<_>>()?,
+            target: match &self.loss_output {
+                Some(name) => Target::Output(name.clone()),
+                None => Target::Loss { kind, label_smoothing },
+            },
+            output_name: self.output_name.clone(),
+            measure: match self.measure {
+                MeasureArg::Neuronwise => Measure::Neuronwise,
+                MeasureArg::Layerwise => Measure::Layerwise,
+            },
+            per_fan_in: self.normalize == Normalize::FanIn,
+            estimator: match self.estimator {
+                EstimatorArg::Auto => None,
+                EstimatorArg::Exact => Some(Estimator::Exact),
+                EstimatorArg::Hutchinson => Some(Estimator::Hutchinson),
+            },
+            detach_trace: self.detach_trace,
+            optimizer: Sgd { momentum, nesterov: self.nesterov, weight_decay },
+            freeze: self.freeze.clone(),
+            train_batch_norm: self.batch_norm == BatchNorm::Train,
+        })
+    }
+
+    /// `name` or `name:λ`; a name with a colon of its own stays whole where what follows is not a number.
+    fn layer(&self, text: &str) -> Result<(String, f64)> {
+        let own = text.rsplit_once(':').and_then(|(name, lambda)| Some((name, lambda.parse::<f64>().ok()?)));
+        let (name, lambda) = match (own, self.lambda) {
+            (Some((name, lambda)), _) => (name, lambda),
+            (None, Some(lambda)) => (text, lambda),
+            (None, None) => {
+                return Err(usage(format!("layer {text:?} has no λ: give --lambda, or --layer {text}:λ")));
+            }
+        };
+        Ok((name.to_string(), finite_in("λ", lambda, 0.0, f64::INFINITY)?))
+    }
+
+    /// The options as the manifest records them.
+    fn recorded(&self, options: &Options) -> serde_json::Map<String, serde_json::Value> {
+        let sgd = &options.optimizer;
+        let value = json!({
+            "layers": options.layers.iter().map(|(name, lambda)| json!({"layer": name, "lambda": lambda})).collect::<Vec<_>>(),
+            "loss": match &options.target { Target::Loss { kind, .. } => kind.name(), Target::Output(_) => "output" },
+            "label_smoothing": self.label_smoothing,
+            "normalize": if options.per_fan_in { "fan-in" } else { "none" },
+            "estimator": options.estimator.map_or("auto", Estimator::name),
+            "detach_trace": options.detach_trace,
+            "optimizer": {"name": "sgd", "momentum": sgd.momentum, "nesterov": sgd.nesterov, "weight_decay": sgd.weight_decay},
+            "freeze": options.freeze,
+            "batch_norm": if options.train_batch_norm { "train" } else { "frozen" },
+        });
+        match value {
+            serde_json::Value::Object(map) => map,
+            _ => serde_json::Map::new(),
+        }
+    }
+}
+
+fn summary(plan: &Plan, directory: &std::path::Path, dry_run: bool) -> String {
+    let report = &plan.report;
+    let layers: Vec<Vec<String>> = report
+        .layers
+        .iter()
+        .map(|l| {
+            vec![
+                l.name.clone(),
+                format!("{}×{}", l.d, l.m),
+                l.lambda.to_string(),
+                match &l.decided_by {
+                    Some(node) => format!("{} ({node})", l.class),
+                    None => l.class.to_string(),
+                },
+                l.estimator.name().to_string(),
+                l.why.clone(),
+            ]
+        })
+        .collect();
+    let parts = [("forward", report.forward), ("plain gradient", report.plain), ("FAM", report.fam)];
+    let whole = report.forward.flops + report.plain.flops;
+    let sizes: Vec<Vec<String>> = parts
+        .iter()
+        .map(|(name, size)| {
+            let share = format!("{:.1} %", 100.0 * size.flops / whole.max(1.0));
+            vec![name.to_string(), size.nodes.to_string(), metric(size.flops), share]
+        })
+        .collect();
+    let done = if dry_run { "would be written to" } else { "written to" };
+    format!(
+        "{}\n{}\n{done} {}\n",
+        table(&["layer", "W", "λ", "head", "estimator", "why"], &layers),
+        table(&["part", "nodes", "FLOPs", "of a plain step"], &sizes),
+        directory.display()
+    )
+}
+
+fn report_json(plan: &Plan, directory: &std::path::Path, dry_run: bool) -> serde_json::Value {
+    let size = |s: artifact::Size| json!({"nodes": s.nodes, "flops": s.flops});
+    json!({
+        "version": 1,
+        "path": directory.display().to_string(),
+        "written": !dry_run,
+        "layers": plan.report.layers.iter().map(|l| json!({
+            "name": l.name, "weight": l.weight, "d": l.d, "m": l.m, "lambda": l.lambda, "head": l.class,
+            "decided_by": l.decided_by, "estimator": l.estimator.name(), "why": l.why,
+        })).collect::<Vec<_>>(),
+        "forward": size(plan.report.forward), "plain": size(plan.report.plain), "fam": size(plan.report.fam),
+        "notes": plan.report.notes,
+    })
+}

@@ -1,0 +1,278 @@
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{Error, Output, Result, RuntimeArgs, progress};
+use crate::train::{Config, End, Outcome, Schedule, Trainer, Validation, run::Run};
+
+/// Train an artifact with ONNX Runtime
+///
+/// Makes a run: a directory with metrics, checkpoints and all that repeats it. It can be interrupted (Ctrl-C saves the state)
+/// and resumed, and then gives the same weights as without the interruption.
+///
+/// Data are an .npz file with arrays named as the model's inputs and the labels (or x and y), or a directory of IDX files
+/// (MNIST's format); the first axis counts the samples.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  fam-onnx train resnet.fam --data cifar.npz --val 0.1 --epochs 30 --lr 0.1 --schedule cosine --warmup 200
+  fam-onnx train mlp.fam --data mnist/ --lambda 0.05 --lambda-warmup 500 -o run-0.05
+  fam-onnx train --resume resnet.fam.run
+  fam-onnx train --resume resnet.fam.run --epochs 60
+  fam-onnx train --config resnet.fam.run/config.toml --seed 1 -o run-seed-1")]
+pub(super) struct Train {
+    /// The artifact, a directory that `fam-onnx inject` wrote
+    #[arg(required_unless_present_any = ["resume", "config"], conflicts_with = "resume")]
+    artifact: Option<PathBuf>,
+    /// What to train on
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["resume", "config"])]
+    data: Option<PathBuf>,
+    /// Directory of the run [default: the artifact's name and .run]
+    #[arg(short, long, value_name = "RUN", conflicts_with = "resume")]
+    output: Option<PathBuf>,
+    /// Go on with a run that was interrupted, or further with one that was not
+    #[arg(long, value_name = "RUN")]
+    resume: Option<PathBuf>,
+    /// Take options from a file, such as the config.toml of a run; those on the command line win
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    config: Option<PathBuf>,
+
+    /// Passes over the data [default: 10]
+    #[arg(long, value_name = "N", conflicts_with = "steps")]
+    epochs: Option<u64>,
+    /// Steps in all, instead of --epochs
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// Samples a step; what does not fill a batch at the end of an epoch is left out [default: 64]
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+    /// Learning rate [default: 0.01]
+    #[arg(long, value_name = "X")]
+    lr: Option<f64>,
+    /// How the learning rate moves [default: constant]
+    #[arg(long)]
+    schedule: Option<Schedule>,
+    /// Steps over which the learning rate rises from 0 [default: 0]
+    #[arg(long, value_name = "STEPS")]
+    warmup: Option<u64>,
+    /// Seed of everything random [default: 0]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+
+    /// Replace the artifact's λ
+    #[arg(long, value_name = "λ", value_parser = super::lambda)]
+    lambda: Option<f64>,
+    /// Steps over which λ rises from 0 [default: 0]
+    #[arg(long, value_name = "STEPS")]
+    lambda_warmup: Option<u64>,
+
+    /// Validation data: a file, a directory, or the fraction of --data to set apart
+    #[arg(long, value_name = "FILE|FRACTION")]
+    val: Option<Validation>,
+    /// End the run after N evaluations without improvement; one takes place each epoch
+    #[arg(long, value_name = "N")]
+    patience: Option<u64>,
+    /// What the best checkpoint goes by: accuracy, loss, objective, kappa [default: accuracy, or loss without classes]
+    #[arg(long, value_name = "NAME")]
+    metric: Option<String>,
+    /// Steps between two lines of metrics.jsonl [default: 50]
+    #[arg(long, value_name = "N")]
+    log_every: Option<u64>,
+    /// Steps between two checkpoints [default: one each epoch]
+    #[arg(long, value_name = "N")]
+    checkpoint_every: Option<u64>,
+    /// Checkpoints to keep [default: 3]
+    #[arg(long, value_name = "N")]
+    keep: Option<usize>,
+
+    #[command(flatten)]
+    runtime: RuntimeArgs,
+}
+
+/// Set by the first interrupt.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+impl Train {
+    pub fn run(self, output: &Output) -> Result<()> {
+        let (config, resumed) = match &self.resume {
+            Some(directory) => {
+                let run = Run::open(directory)?;
+                (self.merge(run.config()?), Some(run))
+            }
+            None => (self.new_config()?, None),
+        };
+        let config = with_absolute_paths(config)?;
+        config.check()?;
+        let directory = match &resumed {
+            Some(run) => run.directory.clone(),
+            None => self.output.clone().unwrap_or_else(|| default_output(&config.artifact)),
+        };
+        // Before anything that takes long.
+        if resumed.is_none() && directory.exists() {
+            return Err(crate::train::Error::RunExists { path: directory }.into());
+        }
+
+        let runtime = self.runtime.open(output)?;
+        let (trainer, run) = match resumed {
+            Some(run) => {
+                let trainer = Trainer::resume(&runtime, &run, &config)?;
+                if config != run.config()? {
+                    run.write_config(&config)?;
+                }
+                (trainer, run)
+            }
+            None => {
+                let trainer = Trainer::new(&runtime, &config)?;
+                let run = Run::create(&directory, &config, trainer.manifest())?;
+                (trainer, run)
+            }
+        };
+        catch_interrupts(output);
+        let mut progress = progress::Progress::new(output);
+        let outcome = trainer.run(&run, &STOP, &mut |event| progress.show(event));
+        progress.finish();
+        finish(&run, &outcome?, output)
+    }
+
+    fn new_config(&self) -> Result<Config> {
+        let base = match &self.config {
+            Some(path) => Config::read(path)?,
+            None => Config::default(),
+        };
+        let config = self.merge(base);
+        for (name, path) in [("ARTIFACT", &config.artifact), ("--data", &config.data)] {
+            if path.as_os_str().is_empty() {
+                return Err(Error::Usage { message: format!("{name} is given neither here nor in the configuration") });
+            }
+        }
+        Ok(config)
+    }
+
+    /// The options of `base`, replaced where the command line gives one.
+    fn merge(&self, base: Config) -> Config {
+        let mut config = base;
+        fn set<T: Clone>(target: &mut T, given: &Option<T>) {
+            if let Some(value) = given {
+                *target = value.clone();
+            }
+        }
+        fn set_optional<T: Clone>(target: &mut Option<T>, given: &Option<T>) {
+            if given.is_some() {
+                target.clone_from(given);
+            }
+        }
+        // Either of the two replaces both.
+        if self.epochs.is_some() || self.steps.is_some() {
+            (config.epochs, config.steps) = (self.epochs, self.steps);
+        }
+        set(&mut config.artifact, &self.artifact);
+        set(&mut config.data, &self.data);
+        set(&mut config.batch_size, &self.batch_size);
+        set(&mut config.lr, &self.lr);
+        set(&mut config.schedule, &self.schedule);
+        set(&mut config.warmup, &self.warmup);
+        set(&mut config.seed, &self.seed);
+        set(&mut config.lambda_warmup, &self.lambda_warmup);
+        set(&mut config.log_every, &self.log_every);
+        set(&mut config.keep, &self.keep);
+        set(&mut config.device, &self.runtime.device);
+        set_optional(&mut config.lambda, &self.lambda);
+        set_optional(&mut config.val, &self.val);
+        set_optional(&mut config.patience, &self.patience);
+        set_optional(&mut config.metric, &self.metric);
+        set_optional(&mut config.checkpoint_every, &self.checkpoint_every);
+        set_optional(&mut config.threads, &self.runtime.threads);
+        config
+    }
+}
+
+/// A configuration must mean the same from wherever it is read.
+fn with_absolute_paths(mut config: Config) -> Result<Config> {
+    let validation = match &mut config.val {
+        Some(Validation::File(path)) => Some(path),
+        _ => None,
+    };
+    for path in [&mut config.artifact, &mut config.data].into_iter().chain(validation) {
+        *path = std::path::absolute(&*path).map_err(|source| Error::Io { path: path.clone(), source })?;
+    }
+    Ok(config)
+}
+
+fn default_output(artifact: &Path) -> PathBuf {
+    let mut name = artifact.file_name().unwrap_or_default().to_owned();
+    name.push(".run");
+    artifact.with_file_name(name)
+}
+
+/// The first interrupt lets the step end and saves the state; the second ends the process at once.
+fn catch_interrupts(output: &Output) {
+    let handler = || {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    };
+    if let Err(error) = ctrlc::set_handler(handler) {
+        output.say(&format!("an interrupt will not save the state: {error}"));
+    }
+}
+
+fn finish(run: &Run, outcome: &Outcome, output: &Output) -> Result<()> {
+    output.result(&summary(run, outcome), || document(run, outcome))?;
+    match outcome.end {
+        End::Finished | End::NoImprovement => Ok(()),
+        End::Interrupted => Err(Error::Interrupted {
+            step: outcome.step,
+            run: run.directory.clone(),
+            checkpoint: outcome.checkpoint.clone(),
+        }),
+    }
+}
+
+fn summary(run: &Run, outcome: &Outcome) -> String {
+    let mut lines = vec![format!(
+        "{:<12}{} steps, {} epochs{}",
+        "trained",
+        outcome.step,
+        outcome.epoch,
+        match outcome.end {
+            End::NoImprovement => ", ended without further improvement",
+            End::Finished | End::Interrupted => "",
+        }
+    )];
+    if let Some(record) = &outcome.last {
+        let kappa: String = record.kappa.iter().map(|(name, value)| format!("  {name} {value:.6}")).collect();
+        lines.push(format!("{:<12}loss {:.6}{kappa}  objective {:.6}", "last step", record.loss, record.objective));
+    }
+    if let Some(figures) = &outcome.validation {
+        lines.push(format!("{:<12}{}", "validation", progress::named(figures)));
+    }
+    if let Some(best) = &outcome.best {
+        lines.push(format!("{:<12}{} {:.4} after step {}", "best", best.metric, best.value, best.step));
+    }
+    lines.push(format!("{:<12}{}", "run", run.directory.display()));
+    lines.push(format!("{:<12}{}", "checkpoint", outcome.checkpoint.display()));
+    lines.join("\n") + "\n"
+}
+
+fn document(run: &Run, outcome: &Outcome) -> Value {
+    json!({
+        "version": 1,
+        "command": "train",
+        "run": run.directory,
+        "checkpoint": outcome.checkpoint,
+        "end": match outcome.end {
+            End::Finished => "finished",
+            End::NoImprovement => "no-improvement",
+            End::Interrupted => "interrupted",
+        },
+        "step": outcome.step,
+        "epoch": outcome.epoch,
+        "last": outcome.last.as_ref().map(|record| record.to_json()),
+        "validation": outcome.validation.as_ref().map(|figures| figures.to_json()),
+        "best": outcome.best,
+    })
+}

@@ -1,0 +1,131 @@
+//! Which initialisers training changes.
+
+use crate::ir::{Graph, Node, ValueId};
+use std::collections::{HashMap, HashSet};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Parameter {
+    pub value: ValueId,
+    /// False for running statistics.
+    pub trainable: bool,
+}
+
+/// Operators through which a weight is still the weight.
+const SEEN_THROUGH: &[&str] = &["Identity", "Transpose", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "DequantizeLinear"];
+
+/// Where operators take weights: `(operator, inputs)`.
+const WEIGHT_INPUTS: &[(&str, &[usize])] = &[
+    ("Conv", &[1, 2]),
+    ("ConvTranspose", &[1, 2]),
+    ("Gemm", &[0, 1, 2]),
+    ("MatMul", &[0, 1]),
+    ("Einsum", &[0, 1, 2, 3]),
+    ("Gather", &[0]),
+    ("PRelu", &[1]),
+    ("BatchNormalization", &[1, 2]),
+    ("InstanceNormalization", &[1, 2]),
+    ("GroupNormalization", &[1, 2]),
+    ("LayerNormalization", &[1, 2]),
+    ("RMSNormalization", &[1]),
+    ("LSTM", &[1, 2, 3, 7]),
+    ("GRU", &[1, 2, 3]),
+    ("RNN", &[1, 2, 3]),
+];
+
+/// Operators that take a bias or a scale as well as constants; there the initialiser's own look decides.
+const MAYBE_WEIGHT: &[&str] = &["Add", "Sub", "Mul", "Div", "Concat", "Expand"];
+
+const RUNNING_STATISTICS: (&str, &[usize]) = ("BatchNormalization", &[3, 4]);
+
+/// The parameters of a model, in the order of its initialisers.
+pub fn parameters(graph: &Graph) -> Vec<Parameter> {
+    let roles = roles(graph);
+    graph
+        .initializers()
+        .filter(|id| !graph.inputs.contains(id) || !roles.get(id).is_none_or(Vec::is_empty))
+        .filter_map(|id| {
+            let roles = roles.get(&id)?;
+            let trainable = roles.contains(&Role::Weight) || (roles.contains(&Role::Maybe) && looks_trained(graph, id));
+            let statistics = roles.contains(&Role::Statistics);
+            (trainable || statistics).then_some(Parameter { value: id, trainable })
+        })
+        .collect()
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Role {
+    Weight,
+    Maybe,
+    Statistics,
+}
+
+/// What each float initialiser is used as.
+fn roles(graph: &Graph) -> HashMap<ValueId, Vec<Role>> {
+    let mut origin: HashMap<ValueId, ValueId> =
+        graph.initializers().filter(|&id| graph.value(id).fact.dtype.is_float()).map(|id| (id, id)).collect();
+    let mut roles: HashMap<ValueId, Vec<Role>> = HashMap::new();
+    for node in graph.nodes.iter().filter(|n| n.domain.is_empty()) {
+        for (i, input) in node.inputs.iter().enumerate() {
+            let Some(&root) = input.as_ref().and_then(|id| origin.get(id)) else { continue };
+            if SEEN_THROUGH.contains(&node.op.as_str()) && i == 0 {
+                if let Some(out) = node.output(0) {
+                    origin.insert(out, root);
+                }
+            } else if let Some(role) = role(node, i) {
+                roles.entry(root).or_default().push(role);
+            }
+        }
+    }
+    roles
+}
+
+fn role(node: &Node, input: usize) -> Option<Role> {
+    let op = node.op.as_str();
+    if WEIGHT_INPUTS.iter().any(|(name, at)| *name == op && at.contains(&input)) {
+        return Some(Role::Weight);
+    }
+    if op == RUNNING_STATISTICS.0 && RUNNING_STATISTICS.1.contains(&input) {
+        return Some(Role::Statistics);
+    }
+    MAYBE_WEIGHT.contains(&op).then_some(Role::Maybe)
+}
+
+/// A scalar, or a tensor that an exporter named by itself, is a constant of the formula, not something learnt.
+fn looks_trained(graph: &Graph, id: ValueId) -> bool {
+    let value = graph.value(id);
+    let elements: usize = value.data.as_ref().map_or(0, |t| t.len());
+    elements > 1 && !is_generated_name(&value.name)
+}
+
+/// Names that exporters make up for constants: `val_17`, `/block/Constant_output_0`, `onnx::Add_12`, `scalar_tensor_default`.
+pub(super) fn is_generated_name(name: &str) -> bool {
+    let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+    digits(name)
+        || name.strip_prefix("val_").is_some_and(digits)
+        || name.contains("Constant")
+        || name.starts_with("onnx::")
+        || name.starts_with("const/")
+        || name.starts_with("scalar_tensor")
+        || name.starts_with("_tensor_constant")
+}
+
+/// The initialiser at the root of `id`, through operators that leave a weight a weight, and the nodes between, root first.
+pub(super) fn root_of(graph: &Graph, id: ValueId) -> Option<(ValueId, Vec<Node>)> {
+    let mut chain = Vec::new();
+    let mut at = id;
+    let mut seen = HashSet::new();
+    while seen.insert(at) {
+        let value = graph.value(at);
+        if value.data.is_some() {
+            chain.reverse();
+            return value.fact.dtype.is_float().then_some((at, chain));
+        }
+        let node = graph.node(value.producer?);
+        if !SEEN_THROUGH.contains(&node.op.as_str()) {
+            return None;
+        }
+        chain.push(node.clone());
+        at = node.input(0)?;
+    }
+    None
+}

@@ -1,0 +1,90 @@
+//! External data: files beside the model, memory-mapped, each once, and never outside the model's folder.
+
+use super::fault::ExternalFault;
+use super::proto::StringStringEntryProto;
+use crate::ir::Bytes;
+use memmap2::Mmap;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+/// The model's folder and the files mapped from it.
+pub(super) struct Folder {
+    dir: Option<PathBuf>,
+    maps: RefCell<HashMap<PathBuf, Arc<Mmap>>>,
+}
+
+impl Folder {
+    pub fn new(dir: Option<&Path>) -> Folder {
+        let here = |dir: &Path| if dir.as_os_str().is_empty() { PathBuf::from(".") } else { dir.to_path_buf() };
+        Folder { dir: dir.map(here), maps: RefCell::default() }
+    }
+
+    /// The `size` bytes that a tensor's `external_data` entries point at.
+    pub fn bytes(&self, entries: &[StringStringEntryProto], size: usize) -> Result<Bytes, ExternalFault> {
+        let value = |key: &str| entries.iter().find(|e| e.key() == key).map(|e| e.value());
+        let number = |key: &'static str| match value(key) {
+            None => Ok(None),
+            Some(text) => text
+                .trim()
+                .parse::<u64>()
+                .map(Some)
+                .map_err(|_| ExternalFault::BadNumber { key, value: text.to_string() }),
+        };
+        let location = value("location").filter(|l| !l.is_empty()).ok_or(ExternalFault::NoLocation)?;
+        let (offset, length) = (number("offset")?.unwrap_or(0), size as u64);
+        if let Some(found) = number("length")?
+            && found != length
+        {
+            return Err(ExternalFault::Length { found, expected: length });
+        }
+        let (path, map) = self.map(location)?;
+        let end = offset.checked_add(length).filter(|&end| end <= map.len() as u64);
+        if end.is_none() {
+            return Err(ExternalFault::PastEnd { path, size: map.len() as u64, offset, length });
+        }
+        // The range was checked against the file's length, which is a usize.
+        Ok(Bytes::Mapped { map, offset: offset as usize, len: size })
+    }
+
+    fn map(&self, location: &str) -> Result<(PathBuf, Arc<Mmap>), ExternalFault> {
+        let path = self.resolve(location)?;
+        if let Some(map) = self.maps.borrow().get(&path) {
+            return Ok((path, map.clone()));
+        }
+        let unreadable = |reason: String| ExternalFault::Unreadable { path: path.clone(), reason };
+        let file = File::open(&path).map_err(|e| unreadable(e.to_string()))?;
+        // SAFETY: the map is only read. Bytes change under it only if another process writes into the data file in
+        // place while the model is in use; writers of models, this one included, replace files instead.
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| unreadable(e.to_string()))?;
+        let map = Arc::new(map);
+        self.maps.borrow_mut().insert(path.clone(), map.clone());
+        Ok((path, map))
+    }
+
+    /// The file that `location` names, after checking that it lies in the folder: neither an absolute path nor `..`
+    /// nor a symbolic link leads out.
+    fn resolve(&self, location: &str) -> Result<PathBuf, ExternalFault> {
+        let outside = || ExternalFault::Outside { location: location.to_string() };
+        let relative = Path::new(location);
+        if !relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
+            return Err(outside());
+        }
+        let Some(dir) = &self.dir else {
+            return Err(ExternalFault::NoFolder { location: location.to_string() });
+        };
+        let path = dir.join(relative);
+        let unreadable =
+            |e: std::io::Error| ExternalFault::Unreadable { path: path.clone(), reason: e.to_string() };
+        let real = path.canonicalize().map_err(unreadable)?;
+        if !real.starts_with(dir.canonicalize().map_err(unreadable)?) {
+            return Err(outside());
+        }
+        if !real.metadata().map_err(unreadable)?.is_file() {
+            return Err(ExternalFault::Unreadable { path, reason: "it is not a regular file".to_string() });
+        }
+        Ok(path)
+    }
+}

@@ -1,0 +1,37 @@
+//! ONNX files: bytes ↔ [`Model`](crate::ir::Model). The only room that knows protobuf.
+//!
+//! [`read`] accepts any opset from 7 to 25 and gives one internal form, the newest of each operator (`normalise`);
+//! local functions are inlined and `Constant` nodes become initialisers. [`write`](fn@write) picks the lowest opset
+//! that can say what the graph says (`since`). [`text`](fn@text) prints ONNX's textual syntax.
+
+mod check;
+mod dims;
+mod external;
+mod facts;
+mod fault;
+mod functions;
+mod normalise;
+mod raw;
+mod read;
+mod since;
+mod tensor;
+mod text;
+mod types;
+mod weights;
+mod write;
+
+/// The protobuf messages, compiled from `proto/onnx.proto`.
+#[allow(clippy::all, missing_docs)]
+pub mod proto {
+    include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
+}
+
+pub(crate) use fault::list as list_faults;
+pub use fault::{ExternalFault, ModelFault, NotOnnx};
+pub use read::{read, read_bytes};
+pub use text::{TextOptions, compact, graph_text, text};
+pub use weights::{save, with_weights, without_weights};
+pub use write::{External, opset, to_bytes, write, write_with};
+
+/// The opsets that [`read`] accepts.
+pub const OPSETS: std::ops::RangeInclusive<i64> = 7..=25;

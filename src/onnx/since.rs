@@ -1,0 +1,192 @@
+//! The lowest opset in which a node's form is valid, and the form that a node takes in a given opset.
+
+use crate::ir::{Attr, Attrs, DType, Graph, Node, ValueId, fixed};
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+/// The lowest opset that is written: the first with axes of Squeeze, Unsqueeze and ReduceSum as inputs.
+pub(super) const LOWEST: i64 = 13;
+
+/// Operators that came, or took their internal form, after opset 13.
+const INTRODUCED: &[(i64, &[&str])] = &[
+    (14, &["HardSwish", "Trilu"]),
+    (15, &["Bernoulli", "CastLike", "Optional", "OptionalGetElement", "OptionalHasElement"]),
+    (16, &["GridSample"]),
+    (17, &["BlackmanWindow", "DFT", "HammingWindow", "HannWindow", "LayerNormalization", "MelWeightMatrix"]),
+    (17, &["STFT", "SequenceMap"]),
+    (18, &["BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "CenterCropPad", "Col2Im", "Mish"]),
+    (19, &["DeformConv"]),
+    (20, &["AffineGrid", "Gelu", "ImageDecoder", "RegexFullMatch", "StringConcat", "StringSplit"]),
+    (21, &["GroupNormalization"]),
+    (23, &["Attention", "RMSNormalization", "RotaryEmbedding"]),
+    (24, &["Swish", "TensorScatter"]),
+    (26, &["BitCast", "CumProd"]),
+];
+
+/// Element types of the first input that an operator takes only from some opset after 13 on.
+const TYPES: &[(i64, &[DType], &[&str])] = {
+    use DType::*;
+    &[
+        (14, &[I8, I16, U8, U16], &["Add", "Sub", "Mul", "Div"]),
+        (14, &[I8, I16, I32, I64], &["Relu"]),
+        (14, &[F16, BF16], &["CumSum"]),
+        (14, &[BF16], &["BatchNormalization"]),
+        (16, &[BF16], &["GreaterOrEqual", "LessOrEqual", "LeakyRelu", "PRelu", "Scan"]),
+        (19, &[Str], &["Equal"]),
+        (19, &[F16, BF16], &["QuantizeLinear"]),
+        (20, &[F16, BF16], &["IsInf"]),
+        (20, &[Bool], &["ReduceMax", "ReduceMin"]),
+        (21, &[I16, U16], &["DequantizeLinear"]),
+        (22, &[BF16], &["Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cos", "Cosh", "Sin", "Sinh", "Tan"]),
+        (22, &[BF16], &["AveragePool", "Conv", "ConvTranspose", "GlobalAveragePool", "GlobalMaxPool", "LpPool"]),
+        (22, &[BF16], &["MaxPool", "MaxUnpool", "RoiAlign", "GRU", "LSTM", "RNN", "Det", "EyeLike", "Round"]),
+        (22, &[BF16], &["Elu", "HardSigmoid", "InstanceNormalization", "LpNormalization", "Multinomial", "Selu"]),
+        (22, &[BF16], &["NegativeLogLikelihoodLoss", "RandomNormalLike", "RandomUniformLike", "Softplus"]),
+        (22, &[BF16], &["Softsign", "ThresholdedRelu", "Bernoulli", "DeformConv", "HardSwish", "Mish", "GridSample"]),
+        (24, &[BF16], &["TopK", "SplitToSequence"]),
+        (27, &[F16, BF16], &["Range"]),
+    ]
+};
+
+/// The lowest opset, from 13 on, in which every node of the graph can be written.
+pub(super) fn graph(graph: &Graph) -> i64 {
+    let inputs: HashSet<ValueId> = graph.inputs.iter().copied().collect();
+    graph.nodes.iter().map(|n| node(graph, &inputs, n)).max().unwrap_or(LOWEST).max(LOWEST)
+}
+
+fn node(g: &Graph, inputs: &HashSet<ValueId>, n: &Node) -> i64 {
+    let inner = n.attrs.0.values().filter_map(|attr| match attr {
+        Attr::Graph(inner) => Some(graph(inner)),
+        _ => None,
+    });
+    let inner = inner.max().unwrap_or(LOWEST);
+    if !n.domain.is_empty() {
+        return inner;
+    }
+    let listed = |op: &[&str]| op.contains(&n.op.as_str());
+    let introduced = INTRODUCED.iter().filter(|(_, ops)| listed(ops)).map(|row| row.0).max();
+    let dtype = n.input(0).map(|id| g.value(id).fact.dtype);
+    let typed = TYPES.iter().filter(|(_, types, ops)| dtype.is_some_and(|d| types.contains(&d)) && listed(ops));
+    let typed = typed.map(|row| row.0).max();
+    inner.max(introduced.unwrap_or(LOWEST)).max(typed.unwrap_or(LOWEST)).max(form(g, inputs, n))
+}
+
+/// What attributes and inputs need.
+fn form(g: &Graph, inputs: &HashSet<ValueId>, n: &Node) -> i64 {
+    let int = |name: &str| n.attrs.int(name).unwrap_or(0);
+    let has = |name: &str| n.attrs.get(name).is_some();
+    let known = |i: usize| n.input(i).is_none_or(|id| known_ints(g, inputs, id).is_some());
+    let any = |rows: &[(bool, i64)]| rows.iter().filter(|row| row.0).map(|row| row.1).max().unwrap_or(LOWEST);
+    match n.op.as_str() {
+        "Reshape" => any(&[(has("allowzero"), 14)]),
+        "BatchNormalization" => any(&[(int("training_mode") != 0, 14)]),
+        "LSTM" | "GRU" | "RNN" => any(&[(int("layout") != 0, 14)]),
+        "Shape" => any(&[(has("start") || has("end"), 15)]),
+        "Where" => any(&[(n.input(1).is_some_and(|id| g.value(id).fact.dtype == DType::BF16), 16)]),
+        "ScatterND" | "ScatterElements" => match n.attrs.str("reduction") {
+            None | Some("none") => LOWEST,
+            Some("add" | "mul") => 16,
+            Some(_) => 18,
+        },
+        "Pad" => any(&[(n.input(3).is_some(), 18), (n.attrs.str("mode") == Some("wrap"), 19)]),
+        "LpPool" => any(&[(has("ceil_mode") || has("dilations"), 18)]),
+        "AveragePool" => any(&[(has("dilations"), 19)]),
+        "Resize" => {
+            let newer = has("antialias") || has("axes") || has("keep_aspect_ratio_policy");
+            let symmetric = n.attrs.str("coordinate_transformation_mode") == Some("half_pixel_symmetric");
+            any(&[(newer, 18), (symmetric, 19)])
+        }
+        "ReduceSum" => LOWEST,
+        op if op.starts_with("Reduce") => any(&[(!known(1) || has("noop_with_empty_axes"), 18)]),
+        "DFT" => any(&[(!known(2), 20)]),
+        _ => LOWEST,
+    }
+}
+
+/// The elements of an integer value that are the same in every run.
+fn known_ints(g: &Graph, inputs: &HashSet<ValueId>, id: ValueId) -> Option<Vec<i64>> {
+    let value = g.value(id);
+    if inputs.contains(&id) {
+        return None;
+    }
+    let stated = value.fact.ints.as_deref().and_then(fixed);
+    stated.or_else(|| value.data.as_ref().and_then(|t| t.to_i64()))
+}
+
+/// A node as some opset writes it.
+pub(super) struct Form<'n> {
+    pub node: &'n Node,
+    pub inputs: Cow<'n, [Option<ValueId>]>,
+    pub attrs: Cow<'n, Attrs>,
+}
+
+impl<'n> Form<'n> {
+    fn newest(node: &'n Node) -> Form<'n> {
+        Form { node, inputs: Cow::Borrowed(&node.inputs), attrs: Cow::Borrowed(&node.attrs) }
+    }
+
+    /// Every value that is read, captures included.
+    pub fn reads(&self) -> impl Iterator<Item = ValueId> + '_ {
+        self.inputs.iter().flatten().chain(&self.node.captures).copied()
+    }
+}
+
+/// The graph's nodes in the form of an opset; `None`: the internal form.
+pub(super) fn forms(g: &Graph, opset: Option<i64>) -> Vec<Form<'_>> {
+    let inputs: HashSet<ValueId> = g.inputs.iter().copied().collect();
+    let lower = |node| match opset {
+        Some(opset) => lowered(g, &inputs, node, opset),
+        None => Form::newest(node),
+    };
+    g.nodes.iter().map(lower).collect()
+}
+
+fn lowered<'n>(g: &Graph, inputs: &HashSet<ValueId>, node: &'n Node, opset: i64) -> Form<'n> {
+    let mut form = Form::newest(node);
+    if !node.domain.is_empty() {
+        return form;
+    }
+    let ints = |i: usize| node.input(i).and_then(|id| known_ints(g, inputs, id));
+    match node.op.as_str() {
+        op if op.starts_with("Reduce") && op != "ReduceSum" && opset < 18 => {
+            if let Some(axes) = ints(1) {
+                if !axes.is_empty() {
+                    form.attrs.to_mut().0.insert("axes".into(), Attr::Ints(axes));
+                }
+                form.inputs.to_mut().truncate(1);
+            }
+        }
+        "DFT" if opset < 20 => {
+            if let Some(&[axis]) = ints(2).as_deref() {
+                form.attrs.to_mut().0.insert("axis".into(), Attr::Int(axis));
+                let inputs = form.inputs.to_mut();
+                inputs.truncate(2);
+                while inputs.last().is_some_and(Option::is_none) {
+                    inputs.pop();
+                }
+            }
+        }
+        "Split" if opset < 18 && node.attrs.get("num_outputs").is_some() => {
+            form.attrs.to_mut().0.remove("num_outputs");
+        }
+        "GridSample" if opset < 20 => {
+            let old = match node.attrs.str("mode") {
+                Some("linear") => "bilinear",
+                Some("cubic") => "bicubic",
+                _ => return form,
+            };
+            form.attrs.to_mut().0.insert("mode".into(), Attr::from(old));
+        }
+        _ => {}
+    }
+    form
+}
+
+/// The initialisers that the forms and the outputs read, in the order of their first use. Those that are inputs too
+/// stand with the inputs.
+pub(super) fn initializers(g: &Graph, forms: &[Form]) -> Vec<ValueId> {
+    let inputs: HashSet<ValueId> = g.inputs.iter().copied().collect();
+    let mut seen = HashSet::new();
+    let reads = forms.iter().flat_map(Form::reads).chain(g.outputs.iter().copied());
+    reads.filter(|id| g.value(*id).data.is_some() && !inputs.contains(id) && seen.insert(*id)).collect()
+}

@@ -1,0 +1,102 @@
+//! A model file without its weights, and with others: everything else in the file stays as it is.
+
+use super::external::Folder;
+use super::fault::ModelFault;
+use super::proto::tensor_proto::DataLocation;
+use super::proto::{ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto};
+use super::{proto, tensor};
+use crate::error::{Error, Result};
+use crate::ir::Tensor;
+use prost::Message;
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+
+/// How an input that stands for a weight is marked, so that filling the weights in again takes it away.
+const MARK: &str = "a weight of the model, kept apart";
+
+/// The file at `path` with the tensors called `names` as inputs instead of data. Other external data comes inside.
+///
+/// # Errors
+/// What [`super::read`] says of the file.
+pub fn without_weights(path: &Path, names: &[String]) -> Result<Vec<u8>> {
+    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
+    let mut model = decode(&bytes, path)?;
+    let folder = Folder::new(path.parent());
+    let apart: HashSet<&str> = names.iter().map(String::as_str).collect();
+    let Some(graph) = &mut model.graph else { return Ok(bytes) };
+    let listed: HashSet<String> = graph.input.iter().map(|i| i.name().to_string()).collect();
+    let mut inputs = Vec::new();
+    for initializer in std::mem::take(&mut graph.initializer) {
+        if !apart.contains(initializer.name()) {
+            let file = || path.display().to_string();
+            let inside = inside(initializer, &folder);
+            graph.initializer.push(inside.map_err(|f| Error::InvalidModel { file: file(), faults: vec![f] })?);
+        } else if !listed.contains(initializer.name()) {
+            inputs.push(placeholder(initializer.name(), initializer.data_type(), &initializer.dims));
+        }
+    }
+    let is_weight = |node: &NodeProto| node.op_type() == "Constant" && node.output.iter().any(|o| apart.contains(o.as_str()));
+    for node in graph.node.iter().filter(|n| is_weight(n)) {
+        let value = node.attribute.iter().find_map(|a| a.t.as_ref());
+        if let (Some(t), Some(name)) = (value, node.output.first()) {
+            inputs.push(placeholder(name, t.data_type(), &t.dims));
+        }
+    }
+    graph.node.retain(|node| !is_weight(node));
+    graph.input.extend(inputs);
+    Ok(model.encode_to_vec())
+}
+
+/// The model in `bytes` with `weights` as initialisers; `path` only names it in errors.
+///
+/// # Errors
+/// [`Error::MissingInput`] for a weight that the model keeps apart and `weights` lacks.
+pub fn with_weights(bytes: &[u8], path: &Path, weights: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
+    let mut model = decode(bytes, path)?;
+    let Some(graph) = &mut model.graph else { return Ok(bytes.to_vec()) };
+    let marked = |input: &ValueInfoProto| input.doc_string() == MARK;
+    for input in &graph.input {
+        if marked(input) && !weights.contains_key(input.name()) {
+            return Err(Error::MissingInput { tensor: input.name().to_string() });
+        }
+    }
+    let names: HashSet<String> = graph.input.iter().map(|i| i.name().to_string()).collect();
+    let fills = weights.iter().filter(|(name, _)| names.contains(*name));
+    graph.initializer.extend(fills.map(|(name, data)| tensor::encode(name, data)));
+    graph.input.retain(|input| !marked(input));
+    Ok(model.encode_to_vec())
+}
+
+/// A tensor whose data stands in another file, with the data inside.
+fn inside(proto: TensorProto, folder: &Folder) -> Result<TensorProto, ModelFault> {
+    if proto.data_location() != DataLocation::External {
+        return Ok(proto);
+    }
+    let name = proto.name().to_string();
+    Ok(tensor::encode(&name, &tensor::decode(&proto, &name, folder)?))
+}
+
+/// Writes a finished file: whole or not at all.
+pub fn save(bytes: &[u8], path: &Path) -> Result<()> {
+    super::write::replace(path, |file| std::io::Write::write_all(file, bytes))
+}
+
+fn decode(bytes: &[u8], path: &Path) -> Result<ModelProto> {
+    let reason = |e: prost::DecodeError| super::NotOnnx::Protobuf { reason: e.to_string() };
+    ModelProto::decode(bytes).map_err(|e| Error::NotOnnx { file: path.display().to_string(), reason: reason(e) })
+}
+
+fn placeholder(name: &str, data_type: i32, dims: &[i64]) -> ValueInfoProto {
+    use proto::tensor_shape_proto::{Dimension, dimension};
+    let dim = dims.iter().map(|&n| Dimension { value: Some(dimension::Value::DimValue(n)), ..Dimension::default() });
+    let shape = proto::TensorShapeProto { dim: dim.collect() };
+    let tensor_type = proto::type_proto::Tensor { elem_type: Some(data_type), shape: Some(shape) };
+    let value = proto::type_proto::Value::TensorType(tensor_type);
+    ValueInfoProto {
+        name: Some(name.to_string()),
+        r#type: Some(TypeProto { value: Some(value), ..TypeProto::default() }),
+        doc_string: Some(MARK.to_string()),
+        ..ValueInfoProto::default()
+    }
+}
+

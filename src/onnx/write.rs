@@ -1,0 +1,254 @@
+//! [`Model`] → bytes: deterministic, in the lowest opset that can say what the graph says.
+
+use super::proto::attribute_proto::AttributeType;
+use super::proto::tensor_proto::DataLocation;
+use super::proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
+};
+use super::{since, tensor, types};
+use crate::error::{Error, Result};
+use crate::ir::{Attr, DType, Graph, Model, Tensor, ValueId};
+use prost::Message;
+use prost::bytes::Bytes;
+use std::collections::{BTreeSet, HashSet};
+use std::io::{Seek, Write};
+use std::path::{Path, PathBuf};
+
+/// Protobuf messages end at 2 GB; some room is left for what is not weights.
+const INLINE_LIMIT: usize = (2 << 30) - (16 << 20);
+/// Smaller tensors stay in the model file.
+const EXTERNAL_FROM: usize = 1024;
+/// Offsets of external tensors are multiples of a page, so that runtimes can map them.
+const PAGE: u64 = 4096;
+
+/// Where weights are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum External {
+    /// Beside the model, in `NAME.onnx.data`, if they take more than 2 GB.
+    #[default]
+    Auto,
+    Always,
+}
+
+/// The opset in which the model is written.
+pub fn opset(model: &Model) -> i64 {
+    model.opset.max(since::graph(&model.graph))
+}
+
+pub(super) fn ir_version(model: &Model, opset: i64) -> i64 {
+    let needed = match opset {
+        ..=18 => 8,
+        19..=20 => 9,
+        21..=22 => 10,
+        23 => 11,
+        24 => 12,
+        _ => 13,
+    };
+    let version = model.ir_version.max(needed);
+    if opset <= 21 { version.min(10) } else { version }
+}
+
+/// The model file's bytes, weights inside.
+pub fn to_bytes(model: &Model) -> Vec<u8> {
+    message(model, &mut tensor::encode).encode_to_vec()
+}
+
+/// Writes the model under a temporary name and renames it, so that `path` is complete or untouched.
+pub fn write(model: &Model, path: &Path) -> Result<()> {
+    write_with(model, path, External::Auto)
+}
+
+pub fn write_with(model: &Model, path: &Path, external: External) -> Result<()> {
+    if external == External::Auto && weights(&model.graph) <= INLINE_LIMIT {
+        return replace(path, |file| file.write_all(&to_bytes(model)));
+    }
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".data");
+    let location = name.to_string_lossy().into_owned();
+    let mut proto = None;
+    // The data comes first: a model file never refers to data that is not there.
+    replace(&path.with_file_name(&name), |file| {
+        let mut fault = None;
+        let made = message(model, &mut |name, tensor| match put(file, &location, name, tensor) {
+            Ok(proto) => proto,
+            Err(error) => {
+                fault.get_or_insert(error);
+                TensorProto::default()
+            }
+        });
+        proto = Some(made);
+        fault.map_or(Ok(()), Err)
+    })?;
+    let bytes = proto.unwrap_or_default().encode_to_vec();
+    replace(path, |file| file.write_all(&bytes))
+}
+
+fn weights(graph: &Graph) -> usize {
+    graph.values.iter().filter_map(|v| v.data.as_ref()).map(|t| t.bytes.len()).sum()
+}
+
+/// Writes through a temporary file in the same folder, synced before it takes its name.
+pub(super) fn replace(path: &Path, fill: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>) -> Result<()> {
+    let fault = |source| Error::Io { path: path.to_path_buf(), source };
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    // Temporary files are private by default; a model is as readable as any other new file.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.prefix(".fam-onnx-").tempfile_in(&dir).map_err(fault)?;
+    fill(file.as_file_mut()).map_err(fault)?;
+    file.as_file().sync_all().map_err(fault)?;
+    file.persist(path).map_err(|e| fault(e.error))?;
+    Ok(())
+}
+
+/// Appends a tensor's data to the data file.
+fn put(file: &mut std::fs::File, location: &str, name: &str, tensor: &Tensor) -> std::io::Result<TensorProto> {
+    if tensor.dtype == DType::Str || tensor.bytes.len() < EXTERNAL_FROM {
+        return Ok(tensor::encode(name, tensor));
+    }
+    let at = file.stream_position()?;
+    let offset = at.next_multiple_of(PAGE);
+    file.write_all(&vec![0; (offset - at) as usize])?;
+    file.write_all(&tensor.bytes)?;
+    let entries = [
+        ("location", location.to_string()),
+        ("offset", offset.to_string()),
+        ("length", tensor.bytes.len().to_string()),
+    ];
+    Ok(TensorProto {
+        external_data: entries.into_iter().map(|(k, v)| entry(k, &v)).collect(),
+        data_location: Some(DataLocation::External as i32),
+        ..tensor::header(name, tensor)
+    })
+}
+
+fn entry(key: &str, value: &str) -> StringStringEntryProto {
+    StringStringEntryProto { key: Some(key.to_string()), value: Some(value.to_string()) }
+}
+
+fn text(value: &str) -> Option<String> {
+    Some(value.to_string()).filter(|v| !v.is_empty())
+}
+
+/// How an initialiser is written: inside the message or beside it.
+type Put<'p> = dyn FnMut(&str, &Tensor) -> TensorProto + 'p;
+
+fn message(model: &Model, put: &mut Put) -> ModelProto {
+    let opset = opset(model);
+    let mut used = BTreeSet::new();
+    domains(&model.graph, &mut used);
+    let import = |domain: &str, version| OperatorSetIdProto {
+        domain: Some(domain.to_string()),
+        version: Some(version),
+    };
+    let others = model.domains.iter().filter(|(domain, _)| used.contains(domain.as_str()));
+    ModelProto {
+        ir_version: Some(ir_version(model, opset)),
+        producer_name: text(&model.producer.0),
+        producer_version: text(&model.producer.1),
+        doc_string: text(&model.doc),
+        graph: Some(graph(&model.graph, opset, put)),
+        opset_import: [import("", opset)].into_iter().chain(others.map(|(d, v)| import(d, *v))).collect(),
+        metadata_props: model.metadata.iter().map(|(k, v)| entry(k, v)).collect(),
+        ..ModelProto::default()
+    }
+}
+
+/// The domains that some node is of.
+fn domains<'g>(graph: &'g Graph, used: &mut BTreeSet<&'g str>) {
+    for node in &graph.nodes {
+        used.insert(&node.domain);
+        for attr in node.attrs.0.values() {
+            if let Attr::Graph(inner) = attr {
+                domains(inner, used);
+            }
+        }
+    }
+}
+
+fn graph(g: &Graph, opset: i64, put: &mut Put) -> GraphProto {
+    let forms = since::forms(g, Some(opset));
+    let info = |&id: &ValueId| types::value_info(g.name_of(id), &g.value(id).fact);
+    let defaults = g.inputs.iter().copied().filter(|&id| g.value(id).data.is_some());
+    let initializers: Vec<ValueId> = defaults.chain(since::initializers(g, &forms)).collect();
+    let mut data = |id: ValueId| g.value(id).data.as_ref().map(|t| put(g.name_of(id), t));
+    let initializer = initializers.into_iter().filter_map(&mut data).collect();
+    let node = forms.iter().map(|form| NodeProto {
+        name: text(&form.node.name),
+        op_type: text(&form.node.op),
+        domain: text(&form.node.domain),
+        input: names(g, &form.inputs),
+        output: names(g, &form.node.outputs),
+        attribute: form.attrs.0.iter().map(|(name, attr)| attribute(name, attr, opset, put)).collect(),
+        metadata_props: form.node.metadata.iter().map(|(k, v)| entry(k, v)).collect(),
+        ..NodeProto::default()
+    });
+    let node = node.collect();
+    GraphProto {
+        node,
+        name: Some(if g.name.is_empty() { "graph".to_string() } else { g.name.clone() }),
+        initializer,
+        input: g.inputs.iter().map(info).collect(),
+        output: g.outputs.iter().map(info).collect(),
+        value_info: intermediates(g).iter().map(info).collect(),
+        ..GraphProto::default()
+    }
+}
+
+/// The float values between inputs and outputs of which something is known.
+fn intermediates(g: &Graph) -> Vec<ValueId> {
+    let outputs: HashSet<ValueId> = g.outputs.iter().copied().collect();
+    let made = g.nodes.iter().flat_map(|n| n.outputs.iter().flatten().copied());
+    let known = |id: &ValueId| g.value(*id).fact.dtype.is_float() && g.value(*id).fact.shape.is_some();
+    made.filter(|id| !outputs.contains(id)).filter(known).collect()
+}
+
+/// `""` for what is left out.
+fn names(g: &Graph, ids: &[Option<ValueId>]) -> Vec<String> {
+    ids.iter().map(|id| id.map_or(String::new(), |id| g.name_of(id).to_string())).collect()
+}
+
+fn attribute(name: &str, attr: &Attr, opset: i64, put: &mut Put) -> AttributeProto {
+    let bytes = |s: &String| Bytes::copy_from_slice(s.as_bytes());
+    let mut proto = AttributeProto { name: Some(name.to_string()), ..AttributeProto::default() };
+    let kind = match attr {
+        Attr::Int(v) => {
+            proto.i = Some(*v);
+            AttributeType::Int
+        }
+        Attr::Float(v) => {
+            proto.f = Some(*v);
+            AttributeType::Float
+        }
+        Attr::Str(v) => {
+            proto.s = Some(bytes(v));
+            AttributeType::String
+        }
+        Attr::Tensor(v) => {
+            proto.t = Some(tensor::encode("", v));
+            AttributeType::Tensor
+        }
+        Attr::Graph(v) => {
+            proto.g = Some(graph(v, opset, put));
+            AttributeType::Graph
+        }
+        Attr::Ints(v) => {
+            proto.ints = v.clone();
+            AttributeType::Ints
+        }
+        Attr::Floats(v) => {
+            proto.floats = v.clone();
+            AttributeType::Floats
+        }
+        Attr::Strs(v) => {
+            proto.strings = v.iter().map(bytes).collect();
+            AttributeType::Strings
+        }
+    };
+    proto.r#type = Some(kind as i32);
+    proto
+}

@@ -1,0 +1,118 @@
+//! Host tensors ↔ ONNX Runtime's values, as bytes: no element type is interpreted.
+
+use ort::{
+    memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType},
+    value::{DynTensor, TensorElementType, ValueType},
+};
+
+use crate::tensor::{Dtype, Tensor, elements};
+
+pub(super) fn element_type(dtype: Dtype) -> TensorElementType {
+    match dtype {
+        Dtype::Float16 => TensorElementType::Float16,
+        Dtype::Bfloat16 => TensorElementType::Bfloat16,
+        Dtype::Float32 => TensorElementType::Float32,
+        Dtype::Float64 => TensorElementType::Float64,
+        Dtype::Int8 => TensorElementType::Int8,
+        Dtype::Int16 => TensorElementType::Int16,
+        Dtype::Int32 => TensorElementType::Int32,
+        Dtype::Int64 => TensorElementType::Int64,
+        Dtype::Uint8 => TensorElementType::Uint8,
+        Dtype::Uint16 => TensorElementType::Uint16,
+        Dtype::Uint32 => TensorElementType::Uint32,
+        Dtype::Uint64 => TensorElementType::Uint64,
+        Dtype::Bool => TensorElementType::Bool,
+    }
+}
+
+pub(super) fn dtype(element_type: TensorElementType) -> Option<Dtype> {
+    Some(match element_type {
+        TensorElementType::Float16 => Dtype::Float16,
+        TensorElementType::Bfloat16 => Dtype::Bfloat16,
+        TensorElementType::Float32 => Dtype::Float32,
+        TensorElementType::Float64 => Dtype::Float64,
+        TensorElementType::Int8 => Dtype::Int8,
+        TensorElementType::Int16 => Dtype::Int16,
+        TensorElementType::Int32 => Dtype::Int32,
+        TensorElementType::Int64 => Dtype::Int64,
+        TensorElementType::Uint8 => Dtype::Uint8,
+        TensorElementType::Uint16 => Dtype::Uint16,
+        TensorElementType::Uint32 => Dtype::Uint32,
+        TensorElementType::Uint64 => Dtype::Uint64,
+        TensorElementType::Bool => Dtype::Bool,
+        _ => return None,
+    })
+}
+
+/// A value of zeros in host memory. The host's allocator must be the default one.
+pub(super) fn zeros(host: &Allocator, dtype: Dtype, shape: &[usize]) -> ort::Result<DynTensor> {
+    DynTensor::new(host, element_type(dtype), shape)
+}
+
+/// A value in host memory with the tensor's bytes.
+pub(super) fn from_tensor(host: &Allocator, tensor: &Tensor) -> ort::Result<DynTensor> {
+    let mut value = zeros(host, tensor.dtype(), tensor.shape())?;
+    bytes_mut(&mut value, tensor.data().len()).copy_from_slice(tensor.data());
+    Ok(value)
+}
+
+/// The bytes of a value, wherever it lies, as a host tensor; `None` if it is no tensor of a known element type.
+pub(super) fn to_tensor(value: &DynTensor) -> ort::Result<Option<Tensor>> {
+    let ValueType::Tensor { ty, shape, .. } = value.dtype() else {
+        return Ok(None);
+    };
+    let Some(dtype) = dtype(*ty) else {
+        return Ok(None);
+    };
+    let shape: Vec<usize> = shape.iter().map(|&d| usize::try_from(d).unwrap_or(0)).collect();
+    let length = elements(&shape) * dtype.size();
+    let data = if value.memory_info().is_cpu_accessible() {
+        bytes(value, length).to_vec()
+    } else {
+        bytes(&value.to(AllocationDevice::CPU, 0)?, length).to_vec()
+    };
+    Ok(Tensor::new(dtype, shape, data).ok())
+}
+
+/// The element of a value in host memory that has one.
+pub(super) fn scalar(value: &DynTensor) -> f64 {
+    let Some(dtype) = dtype(*value.data_type()) else {
+        return f64::NAN;
+    };
+    crate::tensor::element_f64(dtype, bytes(value, dtype.size()))
+}
+
+/// `length` must be the number of bytes that the value's type and shape take, and the value must lie in host memory.
+pub(super) fn bytes_mut(value: &mut DynTensor, length: usize) -> &mut [u8] {
+    if length == 0 {
+        return &mut [];
+    }
+    // SAFETY: the value is borrowed mutably, its buffer lives as long as it, and `length` bytes of it are initialised:
+    // values are made by `zeros`, which clears them, or come out of a run.
+    unsafe { std::slice::from_raw_parts_mut(value.data_ptr_mut().cast(), length) }
+}
+
+fn bytes(value: &DynTensor, length: usize) -> &[u8] {
+    if length == 0 {
+        return &[];
+    }
+    // SAFETY: as in `bytes_mut`, with a shared borrow.
+    unsafe { std::slice::from_raw_parts(value.data_ptr().cast(), length) }
+}
+
+/// Where a session's buffers lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Host,
+    Cuda(i32),
+}
+
+impl Place {
+    pub(super) fn memory(self) -> ort::Result<MemoryInfo<'static>> {
+        let (device, index) = match self {
+            Place::Host => (AllocationDevice::CPU, 0),
+            Place::Cuda(index) => (AllocationDevice::CUDA, index),
+        };
+        MemoryInfo::new(device, index, AllocatorType::Device, MemoryType::Default)
+    }
+}

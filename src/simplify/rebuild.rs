@@ -1,0 +1,69 @@
+//! The whole graph made again, so that every rewrite, fold and merge applies to imported nodes too.
+
+use super::dead_code;
+use crate::error::Result;
+use crate::ir::{Builder, Graph, Val, ValueId};
+use std::collections::HashMap;
+
+/// The same function with every rewrite applied: names of inputs, initialisers and outputs stay, names of what
+/// remains of the rest too.
+pub fn simplify(graph: &Graph) -> Result<Graph> {
+    let b = Builder::new();
+    let mut values: HashMap<ValueId, Val> = HashMap::new();
+    for &id in &graph.inputs {
+        let value = graph.value(id);
+        values.insert(id, b.input(&value.name, value.fact.clone(), value.data.clone()));
+    }
+    for id in graph.value_ids().filter(|id| !graph.inputs.contains(id)) {
+        let value = graph.value(id);
+        match (&value.data, value.producer) {
+            (Some(data), _) => {
+                let made = if value.name.starts_with("const/") { b.constant(data.clone()) } else { b.initializer(&value.name, data.clone()) };
+                values.insert(id, made);
+            }
+            (None, None) => {
+                values.insert(id, b.captured(&value.name, value.fact.clone()));
+            }
+            _ => {}
+        }
+    }
+    for node in &graph.nodes {
+        b.scope(&node.name);
+        let inputs: Vec<Option<Val>> = node.inputs.iter().map(|id| id.and_then(|id| values.get(&id).copied())).collect();
+        let before = b.read(|g| g.values.len());
+        let opaque = !node.domain.is_empty() || !node.captures.is_empty() || node.outputs.iter().any(Option::is_none)
+            || node.attrs.0.values().any(|a| matches!(a, crate::ir::Attr::Graph(_)));
+        if opaque || crate::ops::lookup(&node.op).is_none() {
+            let mut copy = node.clone();
+            copy.inputs = inputs.iter().map(|v| v.map(|v| v.id())).collect();
+            copy.captures = node.captures.iter().filter_map(|id| values.get(id).map(|v| v.id())).collect();
+            let names: Vec<_> = node.outputs.iter().map(|id| id.map(|id| graph.name_of(id).to_string())).collect();
+            let facts: Vec<_> = node.outputs.iter().map(|id| id.map(|id| graph.value(id).fact.clone())).collect();
+            for (old, new) in node.outputs.iter().zip(b.import(copy, &names, &facts)) {
+                if let (Some(old), Some(new)) = (old, new) {
+                    values.insert(*old, new);
+                }
+            }
+            continue;
+        }
+        let made = b.node(&node.op, &inputs, node.attrs.clone(), node.outputs.len());
+        for (old, new) in node.outputs.iter().flatten().zip(made) {
+            let value = graph.value(*old);
+            b.refine_fact(new, &value.fact);
+            let is_new = new.id().0 as usize >= before && b.read(|g| g.value(new.id()).data.is_none());
+            if is_new && b.is_free(&value.name) {
+                b.rename(new, &value.name);
+                b.set_metadata(new, &node.metadata);
+            }
+            values.insert(*old, new);
+        }
+    }
+    for id in &graph.outputs {
+        if let Some(v) = values.get(id) {
+            b.output(*v, graph.name_of(*id));
+        }
+    }
+    let mut made = b.finish()?;
+    made.name = graph.name.clone();
+    Ok(dead_code(&made))
+}

@@ -1,0 +1,201 @@
+//! The options of a run, as `config.toml` keeps them: what repeats the run.
+
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::{Error, Schedule};
+use crate::runtime::Device;
+
+/// Every option of `train`, under the names of the command line. Missing ones take the default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Config {
+    pub artifact: PathBuf,
+    pub data: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub val: Option<Validation>,
+    /// Passes over the training samples; 10 if neither this nor `steps` is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u64>,
+    pub batch_size: usize,
+    pub lr: f64,
+    pub schedule: Schedule,
+    /// Steps.
+    pub warmup: u64,
+    pub seed: u64,
+    /// Replaces the artifact's λ of every layer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lambda: Option<f64>,
+    /// Steps.
+    pub lambda_warmup: u64,
+    /// Evaluations without improvement after which the run ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patience: Option<u64>,
+    /// What `best/` and `patience` go by; accuracy where it is measured, else the loss.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metric: Option<String>,
+    /// Steps between two lines of `metrics.jsonl`.
+    pub log_every: u64,
+    /// Steps between two checkpoints; `None`: one an epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_every: Option<u64>,
+    /// Checkpoints that are kept, the newest ones.
+    pub keep: usize,
+    #[serde(serialize_with = "as_text", deserialize_with = "from_text")]
+    pub device: Device,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            artifact: PathBuf::new(),
+            data: PathBuf::new(),
+            val: None,
+            epochs: None,
+            steps: None,
+            batch_size: 64,
+            lr: 0.01,
+            schedule: Schedule::Constant,
+            warmup: 0,
+            seed: 0,
+            lambda: None,
+            lambda_warmup: 0,
+            patience: None,
+            metric: None,
+            log_every: 50,
+            checkpoint_every: None,
+            keep: 3,
+            device: Device::Auto,
+            threads: None,
+        }
+    }
+}
+
+/// Epochs where neither epochs nor steps are given.
+pub const DEFAULT_EPOCHS: u64 = 10;
+
+/// What a run is validated with.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Validation {
+    /// This part of the training data, set apart at random; between 0 and 1.
+    Fraction(f64),
+    File(PathBuf),
+}
+
+impl FromStr for Validation {
+    type Err = Error;
+
+    fn from_str(given: &str) -> Result<Validation, Error> {
+        match given.parse::<f64>() {
+            Ok(fraction) if fraction > 0.0 && fraction < 1.0 => Ok(Validation::Fraction(fraction)),
+            Ok(_) => Err(Error::Option {
+                name: "val",
+                found: given.to_owned(),
+                expected: "a file, a directory, or a fraction between 0 and 1",
+            }),
+            Err(_) => Ok(Validation::File(given.into())),
+        }
+    }
+}
+
+impl fmt::Display for Validation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Validation::Fraction(fraction) => write!(f, "{fraction}"),
+            Validation::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+impl Serialize for Validation {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Validation::Fraction(fraction) => serializer.serialize_f64(*fraction),
+            Validation::File(path) => path.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Validation {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Validation, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Value {
+            Number(f64),
+            Text(String),
+        }
+        let text = match Value::deserialize(deserializer)? {
+            Value::Number(number) => number.to_string(),
+            Value::Text(text) => text,
+        };
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+fn from_text<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(deserializer: D) -> Result<T, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+}
+
+impl Config {
+    /// Reads a configuration, a run's own or one written by hand.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Config`] for an unknown option or a value of the wrong type, with line and column.
+    pub fn read(path: &Path) -> Result<Config, Error> {
+        let text = fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        toml::from_str(&text)
+            .map_err(|error| Error::Config { path: path.to_owned(), why: error.to_string().trim().to_owned() })
+    }
+
+    pub fn to_toml(&self) -> Result<String, Error> {
+        toml::to_string(self).map_err(|error| Error::Config { path: super::run::CONFIG.into(), why: error.to_string() })
+    }
+
+    /// # Errors
+    /// [`Error::Option`] for the first option out of its range.
+    pub fn check(&self) -> Result<(), Error> {
+        let positive = "a number above 0";
+        let checks: [(&'static str, bool, String, &'static str); 9] = [
+            ("epochs", self.epochs != Some(0), "0".to_owned(), positive),
+            ("steps", self.steps != Some(0), "0".to_owned(), positive),
+            ("batch-size", self.batch_size > 0, "0".to_owned(), positive),
+            ("lr", self.lr.is_finite() && self.lr >= 0.0, self.lr.to_string(), "a finite number of 0 or more"),
+            (
+                "lambda",
+                self.lambda.is_none_or(|l| l.is_finite() && l >= 0.0),
+                self.lambda.unwrap_or_default().to_string(),
+                "a finite number of 0 or more",
+            ),
+            ("log-every", self.log_every > 0, "0".to_owned(), positive),
+            ("checkpoint-every", self.checkpoint_every != Some(0), "0".to_owned(), positive),
+            ("keep", self.keep > 0, "0".to_owned(), positive),
+            ("threads", self.threads != Some(0), "0".to_owned(), positive),
+        ];
+        for (name, good, found, expected) in checks {
+            if !good {
+                return Err(Error::Option { name, found, expected });
+            }
+        }
+        if let (Some(epochs), Some(steps)) = (self.epochs, self.steps) {
+            return Err(Error::Option {
+                name: "steps",
+                found: format!("{steps} beside {epochs} epochs"),
+                expected: "either epochs or steps",
+            });
+        }
+        Ok(())
+    }
+}

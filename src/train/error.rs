@@ -1,0 +1,64 @@
+use std::path::PathBuf;
+
+use super::data;
+use crate::{artifact::manifest, runtime, tensor};
+
+/// Why a run cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Manifest(#[from] manifest::Error),
+    #[error(transparent)]
+    Runtime(#[from] runtime::Error),
+    #[error(transparent)]
+    Data(#[from] data::Error),
+    #[error(transparent)]
+    Tensor(#[from] tensor::Error),
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("the input `{input}` is {found}; expected a tensor whose first axis counts the samples")]
+    BatchAxis { input: String, found: String },
+    #[error("the graph is made for batches of {expected} samples, not {found}; use a batch size of {expected}")]
+    FixedBatch { found: usize, expected: usize },
+    #[error("{}: {samples} samples are left to train on, fewer than one batch of {batch}; use a smaller batch size", data.display())]
+    TooFewSamples { data: PathBuf, samples: usize, batch: usize },
+    #[error(
+        "{samples} samples do not fill one batch of {batch}, the size that the graph is made for; give more samples"
+    )]
+    NoFullBatch { samples: usize, batch: usize },
+    #[error("{}: {samples} samples, of which {fraction} would leave nothing to train on or nothing to validate with", data.display())]
+    Fraction { data: PathBuf, samples: usize, fraction: f64 },
+    #[error("{}: the artifact was made with λ = 0: its training graph has no FAM part, and λ cannot be set to {lambda}; inject anew with --lambda", artifact.display())]
+    NoLambda { artifact: PathBuf, lambda: f64 },
+    #[error("the option {name} is {found}; expected {expected}")]
+    Option { name: &'static str, found: String, expected: &'static str },
+    #[error("{}: not a configuration: {why}", path.display())]
+    Config { path: PathBuf, why: String },
+    #[error("the metric `{found}` is not measured; expected one of {}", expected.join(", "))]
+    Metric { found: String, expected: Vec<String> },
+    #[error("step {step}: the {what} is {value}{}", checkpoint(last.as_ref()))]
+    NonFinite {
+        /// The step whose figure it is, or after which a parameter is no finite number.
+        step: u64,
+        what: String,
+        value: f64,
+        last: Option<PathBuf>,
+    },
+    #[error("{}: it exists already", path.display())]
+    RunExists { path: PathBuf },
+    #[error("{}: not a run, a checkpoint or an artifact: it has no {expected}", path.display())]
+    NotARun { path: PathBuf, expected: &'static str },
+    #[error("{}: it has no checkpoint yet", path.display())]
+    NoCheckpoint { path: PathBuf },
+    #[error("{}: damaged: {why}; remove it to go on from the checkpoint before it", path.display())]
+    Checkpoint { path: PathBuf, why: String },
+    #[error("{}: the parameter `{name}` is not in it, but the manifest lists it", path.display())]
+    MissingParameter { path: PathBuf, name: String },
+}
+
+fn checkpoint(last: Option<&PathBuf>) -> String {
+    match last {
+        Some(path) => format!("; the last checkpoint before it is {}", path.display()),
+        None => "; no checkpoint was written yet".to_owned(),
+    }
+}

@@ -1,0 +1,24 @@
+//! Training with a stock ONNX Runtime: data, the loop over `train.onnx`, schedules, checkpoints, metrics.
+//!
+//! Everything random follows from the seed and the position, so that a resumed run does what the uninterrupted one would
+//! have done, bit for bit on the same machine.
+
+pub mod checkpoint;
+mod config;
+pub mod data;
+mod error;
+mod evaluate;
+mod metrics;
+mod probes;
+pub mod run;
+pub mod sampler;
+mod schedule;
+mod trainer;
+
+pub use config::{Config, DEFAULT_EPOCHS, Validation};
+pub use error::Error;
+pub use evaluate::Evaluator;
+pub use metrics::{Figures, StepRecord};
+pub use probes::Probes;
+pub use schedule::{Schedule, lambda_factor};
+pub use trainer::{End, Event, Outcome, Plan, Trainer};
