@@ -23,9 +23,11 @@ fn node_flops(graph: &Graph, node: &Node) -> f64 {
         }
         "Conv" => 2.0 * out * dims(1).iter().skip(1).product::<f64>(),
         "ConvTranspose" => 2.0 * size(node.input(0)) * dims(1).iter().skip(1).product::<f64>(),
-        "Reshape" | "Identity" | "Squeeze" | "Unsqueeze" | "Flatten" | "Shape" | "Cast" | "Transpose" | "Slice" | "Concat"
-        | "Expand" | "Gather" | "Pad" => 0.0,
-        "MaxPool" | "AveragePool" => out * node.attrs.ints("kernel_shape").map_or(1.0, |k| k.iter().map(|&n| n as f64).product()),
+        "Reshape" | "Identity" | "Squeeze" | "Unsqueeze" | "Flatten" | "Shape" | "Cast" | "Transpose" | "Slice"
+        | "Concat" | "Expand" | "Gather" | "Pad" => 0.0,
+        "MaxPool" | "AveragePool" => {
+            out * node.attrs.ints("kernel_shape").map_or(1.0, |k| k.iter().map(|&n| n as f64).product())
+        }
         op if op.starts_with("Reduce") || op.starts_with("Global") => size(node.input(0)),
         "Softmax" | "LogSoftmax" => 5.0 * out,
         "ScatterND" | "ScatterElements" => size(node.input(2)),

@@ -76,7 +76,9 @@ pub enum Error {
     #[error("the loss does not depend on layer {layer:?}: {output:?} is computed without it")]
     NotOnPath { layer: String, output: String },
 
-    #[error("layer {layer:?} shares its weight {weight:?} with other nodes ({uses} uses); κ of a shared weight is not offered")]
+    #[error(
+        "layer {layer:?} shares its weight {weight:?} with other nodes ({uses} uses); κ of a shared weight is not offered"
+    )]
     TiedWeight { layer: String, weight: String, uses: usize },
 
     #[error("κ of layer {layer:?} has no closed form: its head is {class}, {reason}")]

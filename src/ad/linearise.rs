@@ -2,7 +2,7 @@
 
 use super::{Kind, Tan, Tape};
 use crate::error::{Error, Result, Unsupported};
-use crate::ir::{Dim, Val, ValueId, same_or_one};
+use crate::ir::{Dim, Val, ValueId};
 use crate::linear::Cotangent;
 use crate::ops::{self, Cx, Tangent};
 use std::collections::HashMap;
@@ -196,11 +196,17 @@ impl<'g> Linearised<'g> {
     }
 }
 
+/// Whether nothing that is known speaks against `small` broadcasting to `big`.
+fn may_broadcast(small: &[Dim], big: &[Dim]) -> bool {
+    let fits = |(s, b): (&Dim, &Dim)| s == b || s.is_one() || s.fixed().is_none() || b.fixed().is_none();
+    small.len() <= big.len() && small.iter().rev().zip(big.iter().rev()).all(fits)
+}
+
 fn accumulate<'g>(slot: &mut Option<Cotangent<'g>>, ct: Cotangent<'g>) {
     *slot = Some(match slot.take() {
         None => ct,
         Some(sum) => {
-            debug_assert!(same_or_one(&sum.value.shape(), &sum.shape));
+            debug_assert!(may_broadcast(&sum.value.shape(), &sum.shape));
             Cotangent { value: sum.value + ct.value, shape: sum.shape }
         }
     });

@@ -140,9 +140,14 @@ fn assemble(model: &Model, options: &Options) -> Result<Plan> {
     let cutter = Cutter { model, whole: &whole, opened: &opened };
     let forward = cutter.cut("forward", &[std::slice::from_ref(&names.loss)])?;
     let plain = cutter.cut("plain", &[std::slice::from_ref(&names.loss), &names.plain])?;
-    let evaluate =
-        cutter.cut("evaluate", &[&names.predictions, std::slice::from_ref(&names.loss), &names.kappa, &[names.objective.clone()]])?;
-    let scalars: Vec<String> = std::iter::once(names.loss.clone()).chain(names.trained_kappa.clone()).chain([names.objective.clone()]).collect();
+    let evaluate = cutter.cut(
+        "evaluate",
+        &[&names.predictions, std::slice::from_ref(&names.loss), &names.kappa, &[names.objective.clone()]],
+    )?;
+    let scalars: Vec<String> = std::iter::once(names.loss.clone())
+        .chain(names.trained_kappa.clone())
+        .chain([names.objective.clone()])
+        .collect();
     let of = |map: &BTreeMap<String, String>| map.values().cloned().collect::<Vec<_>>();
     let gradient = cutter.cut("gradient", &[&scalars, &of(&names.gradients), &of(&names.statistics)])?;
     let train = cutter.cut("train", &[&scalars, &of(&names.steps), &of(&names.statistics)])?;
@@ -154,7 +159,8 @@ fn assemble(model: &Model, options: &Options) -> Result<Plan> {
         ("evaluate.onnx", evaluate),
     ];
     let (forward, plain, with_kappa) = (size(&forward), size(&plain), size(&graphs[0].1));
-    let beyond = |a: Size, b: Size| Size { nodes: a.nodes.saturating_sub(b.nodes), flops: (a.flops - b.flops).max(0.0) };
+    let beyond =
+        |a: Size, b: Size| Size { nodes: a.nodes.saturating_sub(b.nodes), flops: (a.flops - b.flops).max(0.0) };
     let report = Report { layers, forward, plain: beyond(plain, forward), fam: beyond(with_kappa, plain), notes };
     let opset = crate::onnx::opset(&graphs[2].1);
     let manifest = Manifest { opset: u32::try_from(opset).unwrap_or_default(), ..manifest };
@@ -191,7 +197,9 @@ fn name_outputs<'g>(b: &'g Builder, traced: &Traced<'g>, options: &Options, rate
     let kappa: Vec<String> = traced
         .layers
         .iter()
-        .map(|(layer, k)| b.output(k.value, &if several { format!("kappa.{}", layer.name) } else { "kappa".to_string() }))
+        .map(|(layer, k)| {
+            b.output(k.value, &if several { format!("kappa.{}", layer.name) } else { "kappa".to_string() })
+        })
         .collect();
     let objective = b.output(traced.objective, "objective");
     let mut names = Names {
@@ -227,17 +235,20 @@ fn name_outputs<'g>(b: &'g Builder, traced: &Traced<'g>, options: &Options, rate
 }
 
 fn layer_reports(b: &Builder, traced: &Traced<'_>, options: &Options) -> Vec<LayerReport> {
-    let report = |((layer, kappa), (_, lambda)): (&(crate::flatness::Layer, crate::flatness::Kappa<'_>), &(String, f64))| LayerReport {
-        name: layer.name.clone(),
-        weight: b.val(layer.weight).name(),
-        d: layer.d,
-        m: layer.m,
-        lambda: *lambda,
-        class: kappa.class.name(),
-        decided_by: kappa.class.decided_by().map(str::to_string),
-        estimator: kappa.estimator,
-        why: kappa.why.clone(),
-    };
+    let report =
+        |((layer, kappa), (_, lambda)): (&(crate::flatness::Layer, crate::flatness::Kappa<'_>), &(String, f64))| {
+            LayerReport {
+                name: layer.name.clone(),
+                weight: b.val(layer.weight).name(),
+                d: layer.d,
+                m: layer.m,
+                lambda: *lambda,
+                class: kappa.class.name(),
+                decided_by: kappa.class.decided_by().map(str::to_string),
+                estimator: kappa.estimator,
+                why: kappa.why.clone(),
+            }
+        };
     traced.layers.iter().zip(&options.layers).map(report).collect()
 }
 
@@ -307,20 +318,21 @@ fn describe(
         let (dtype, shape) = tensor_type(name, fact)?;
         Ok(manifest::State { name: name.clone(), dtype, shape })
     });
-    let layers = layers.iter().zip(&traced.layers).zip(&traced.lambdas).map(|((report, (_, kappa)), lambda)| manifest::Layer {
-        name: report.name.clone(),
-        weight: report.weight.clone(),
-        d: report.d.max(0) as usize,
-        m: report.m.max(0) as usize,
-        lambda: report.lambda,
-        lambda_input: lambda.clone(),
-        measure: match options.measure {
-            Measure::Neuronwise => "neuronwise".to_string(),
-            Measure::Layerwise => "layerwise".to_string(),
-        },
-        estimator: report.estimator.name().to_string(),
-        probes: kappa.probe.iter().map(probe).collect(),
-    });
+    let layers =
+        layers.iter().zip(&traced.layers).zip(&traced.lambdas).map(|((report, (_, kappa)), lambda)| manifest::Layer {
+            name: report.name.clone(),
+            weight: report.weight.clone(),
+            d: report.d.max(0) as usize,
+            m: report.m.max(0) as usize,
+            lambda: report.lambda,
+            lambda_input: lambda.clone(),
+            measure: match options.measure {
+                Measure::Neuronwise => "neuronwise".to_string(),
+                Measure::Layerwise => "layerwise".to_string(),
+            },
+            estimator: report.estimator.name().to_string(),
+            probes: kappa.probe.iter().map(probe).collect(),
+        });
     let updates: BTreeMap<String, String> = names.steps.clone().into_iter().chain(names.statistics.clone()).collect();
     Ok(Manifest {
         version: manifest::VERSION,

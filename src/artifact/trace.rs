@@ -85,7 +85,12 @@ pub(super) fn matches_glob(glob: &str, name: &str) -> bool {
 }
 
 /// Builds the step in `b`, which holds `opened.graph`.
-pub(super) fn trace<'g>(b: &'g Builder, opened: &Opened, options: &Options, notes: &mut Vec<String>) -> Result<Traced<'g>> {
+pub(super) fn trace<'g>(
+    b: &'g Builder,
+    opened: &Opened,
+    options: &Options,
+    notes: &mut Vec<String>,
+) -> Result<Traced<'g>> {
     let graph = &opened.graph;
     let predicted = prediction(graph, opened, options)?;
     let (on, labels) = objective(b, predicted, options, notes)?;
@@ -170,7 +175,12 @@ fn prediction(graph: &Graph, opened: &Opened, options: &Options) -> Result<Value
     }
 }
 
-fn objective<'g>(b: &'g Builder, predicted: ValueId, options: &Options, notes: &mut Vec<String>) -> Result<(Objective<'g>, Option<Val<'g>>)> {
+fn objective<'g>(
+    b: &'g Builder,
+    predicted: ValueId,
+    options: &Options,
+    notes: &mut Vec<String>,
+) -> Result<(Objective<'g>, Option<Val<'g>>)> {
     let output = b.val(predicted);
     match &options.target {
         Target::Output(name) => {
@@ -192,7 +202,11 @@ fn objective<'g>(b: &'g Builder, predicted: ValueId, options: &Options, notes: &
             {
                 read = b.val(input);
                 let (op, name) = (&node.op, output.name());
-                notes.push(format!("the model ends in {op}: {} reads its input {:?} instead of {name:?}", kind.name(), read.name()));
+                notes.push(format!(
+                    "the model ends in {op}: {} reads its input {:?} instead of {name:?}",
+                    kind.name(),
+                    read.name()
+                ));
             }
             kind.check(&read.fact(), &read.name())?;
             let built = kind.build(b, read, *label_smoothing);

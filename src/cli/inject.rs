@@ -126,7 +126,11 @@ fn finite_in(option: &str, value: f64, low: f64, high: f64) -> Result<f64> {
     if value.is_finite() && (low..=high).contains(&value) {
         return Ok(value);
     }
-    let range = if high == f64::INFINITY { format!("a finite number ≥ {low}") } else { format!("a number from {low} to {high}") };
+    let range = if high == f64::INFINITY {
+        format!("a finite number ≥ {low}")
+    } else {
+        format!("a number from {low} to {high}")
+    };
     Err(usage(format!("{option} is {value}, expected {range}")))
 }
 

@@ -54,8 +54,16 @@ impl Inspect {
             section("Inputs", &["name", "type"], ports(graph, &graph.inputs)),
             section("Outputs", &["name", "type"], ports(graph, &graph.outputs)),
             section("Parameters", &["name", "type", "trains"], parameters(graph)),
-            section("Layers", &["name", "W", "head", "estimator", "cost", "weight", "why"], rows.iter().map(Row::cells).collect()),
-            section("Operators", &["operator", "nodes", "derivative"], operators.iter().map(|o| vec![o.0.clone(), o.1.to_string(), o.2.clone()]).collect()),
+            section(
+                "Layers",
+                &["name", "W", "head", "estimator", "cost", "weight", "why"],
+                rows.iter().map(Row::cells).collect(),
+            ),
+            section(
+                "Operators",
+                &["operator", "nodes", "derivative"],
+                operators.iter().map(|o| vec![o.0.clone(), o.1.to_string(), o.2.clone()]).collect(),
+            ),
         ]
         .join("\n");
         output.result(&text, || {

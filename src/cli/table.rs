@@ -8,8 +8,9 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let widths: Vec<usize> = (0..columns)
         .map(|c| rows.iter().map(|row| width(&cell(row, c))).chain([width(header[c])]).max().unwrap_or(0))
         .collect();
-    let numeric: Vec<bool> =
-        (0..columns).map(|c| rows.iter().all(|row| cell(row, c).starts_with(|x: char| x.is_ascii_digit() || x == '-'))).collect();
+    let numeric: Vec<bool> = (0..columns)
+        .map(|c| rows.iter().all(|row| cell(row, c).starts_with(|x: char| x.is_ascii_digit() || x == '-')))
+        .collect();
     let line = |cells: Vec<String>| {
         let padded: Vec<String> = cells
             .iter()

@@ -16,10 +16,16 @@ pub enum Class {
     Logits,
     Affine,
     /// The node whose slope depends on the layer's output.
-    PiecewiseAffine { decided_by: String },
-    Smooth { decided_by: String },
+    PiecewiseAffine {
+        decided_by: String,
+    },
+    Smooth {
+        decided_by: String,
+    },
     /// Samples meet in that node.
-    Mixing { decided_by: String },
+    Mixing {
+        decided_by: String,
+    },
 }
 
 impl Class {
@@ -37,7 +43,9 @@ impl Class {
     pub fn decided_by(&self) -> Option<&str> {
         match self {
             Class::Logits | Class::Affine => None,
-            Class::PiecewiseAffine { decided_by } | Class::Smooth { decided_by } | Class::Mixing { decided_by } => Some(decided_by),
+            Class::PiecewiseAffine { decided_by } | Class::Smooth { decided_by } | Class::Mixing { decided_by } => {
+                Some(decided_by)
+            }
         }
     }
 }
@@ -155,7 +163,9 @@ impl<'g> Linear<'g> {
             },
             Linear::Conv { .. } | Linear::ConvTranspose { .. } | Linear::AveragePool(_) => (axis == 0).then_some(0),
             Linear::CumSum { axis: at, .. } => (axis != *at).then_some(axis),
-            Linear::GatherElements { axis: at, .. } | Linear::ScatterElements { axis: at, .. } => (axis != *at).then_some(axis),
+            Linear::GatherElements { axis: at, .. } | Linear::ScatterElements { axis: at, .. } => {
+                (axis != *at).then_some(axis)
+            }
             Linear::SumAt { .. }
             | Linear::GatherNd { .. }
             | Linear::ScatterNd { .. }

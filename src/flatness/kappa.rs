@@ -66,7 +66,11 @@ pub fn build<'g>(b: &'g Builder, layer: &Layer, on: Objective<'g>, request: &Req
         return Err(Error::NotOnPath { layer: layer.name.clone(), output: on.prediction.name() });
     }
     if layer.uses > 1 {
-        return Err(Error::TiedWeight { layer: layer.name.clone(), weight: b.val(layer.weight).name(), uses: layer.uses });
+        return Err(Error::TiedWeight {
+            layer: layer.name.clone(),
+            weight: b.val(layer.weight).name(),
+            uses: layer.uses,
+        });
     }
     let root = b.val(layer.weight);
     let outer_weight = request.detach_trace.then(|| b.copy(root, &format!("kappa/{}/weight", layer.name)));

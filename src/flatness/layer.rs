@@ -79,7 +79,9 @@ fn layer_at(graph: &Graph, id: NodeId) -> Option<Layer> {
     let path = module_path(node).or_else(|| weight_name.strip_suffix(".weight").map(str::to_string));
     aliases.extend(path.clone());
     aliases.extend(weight_name.strip_suffix(".weight").map(str::to_string));
-    aliases.extend([weight_name, node.name.clone(), graph.name_of(output).to_string()].into_iter().filter(|n| !n.is_empty()));
+    aliases.extend(
+        [weight_name, node.name.clone(), graph.name_of(output).to_string()].into_iter().filter(|n| !n.is_empty()),
+    );
     // The bias is often added by a node of its own, whose output is what people see.
     let uses = uses_of(graph, weight);
     Some(Layer {

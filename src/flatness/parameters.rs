@@ -11,7 +11,8 @@ pub struct Parameter {
 }
 
 /// Operators through which a weight is still the weight.
-const SEEN_THROUGH: &[&str] = &["Identity", "Transpose", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "DequantizeLinear"];
+const SEEN_THROUGH: &[&str] =
+    &["Identity", "Transpose", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "DequantizeLinear"];
 
 /// Where operators take weights: `(operator, inputs)`.
 const WEIGHT_INPUTS: &[(&str, &[usize])] = &[

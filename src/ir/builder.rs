@@ -400,8 +400,7 @@ impl Builder {
             return name;
         }
         let node_name = s.fresh(&format!("{name}/Identity"));
-        let node =
-            Node { name: node_name, op: "Identity".into(), inputs: vec![Some(val.id())], ..Node::default() };
+        let node = Node { name: node_name, op: "Identity".into(), inputs: vec![Some(val.id())], ..Node::default() };
         drop(s);
         if let Some(Some(copy)) = self.push(node, &[Some(name.clone())], vec![fact]).pop() {
             self.state.borrow_mut().graph.outputs.push(copy.id());
@@ -431,14 +430,19 @@ impl Builder {
     /// Says more of a value than its operator could.
     pub fn refine_fact(&self, val: Val<'_>, known: &Fact) {
         let mut s = self.state.borrow_mut();
-        let own = s.graph.value(val.id()).fact.clone();
-        let fact = refine(own, known.clone());
-        for (axis, dim) in fact.shape.iter().flatten().enumerate() {
-            if dim.fixed().is_none() {
-                s.dims.entry(dim.clone()).or_insert((val.id(), axis));
+        let mut next = Some(val.id());
+        while let Some(id) = next {
+            let fact = refine(s.graph.value(id).fact.clone(), known.clone());
+            for (axis, dim) in fact.shape.iter().flatten().enumerate() {
+                if dim.fixed().is_none() {
+                    s.dims.entry(dim.clone()).or_insert((id, axis));
+                }
             }
+            s.graph.value_mut(id).fact = fact;
+            // A negation that a rewrite moved outwards stands for the node that was asked for.
+            let producer = s.graph.value(id).producer.map(|id| s.graph.node(id));
+            next = producer.filter(|node| node.op == "Neg" && node.domain.is_empty()).and_then(|node| node.input(0));
         }
-        s.graph.value_mut(val.id()).fact = fact;
     }
 
     fn facts(&self, op: &str, inputs: &[Option<ValueId>], attrs: &Attrs, outputs: usize) -> Result<Vec<Fact>> {

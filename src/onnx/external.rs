@@ -76,8 +76,7 @@ impl Folder {
             return Err(ExternalFault::NoFolder { location: location.to_string() });
         };
         let path = dir.join(relative);
-        let unreadable =
-            |e: std::io::Error| ExternalFault::Unreadable { path: path.clone(), reason: e.to_string() };
+        let unreadable = |e: std::io::Error| ExternalFault::Unreadable { path: path.clone(), reason: e.to_string() };
         let real = path.canonicalize().map_err(unreadable)?;
         if !real.starts_with(dir.canonicalize().map_err(unreadable)?) {
             return Err(outside());

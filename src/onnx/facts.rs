@@ -139,9 +139,7 @@ fn dim(found: &TDim, symbols: &Symbols) -> Option<Dim> {
     Some(match found {
         TDim::Val(n) => Dim::Fixed(*n),
         TDim::Sym(symbol) => symbols.dim(&symbol.to_string()),
-        TDim::Add(terms) => {
-            terms.iter().try_fold(Dim::Fixed(0), |sum, term| Some(sum + dim(term, symbols)?))?
-        }
+        TDim::Add(terms) => terms.iter().try_fold(Dim::Fixed(0), |sum, term| Some(sum + dim(term, symbols)?))?,
         TDim::Mul(factors) => {
             factors.iter().try_fold(Dim::Fixed(1), |product, factor| Some(product * dim(factor, symbols)?))?
         }

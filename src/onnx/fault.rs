@@ -45,14 +45,7 @@ pub enum ModelFault {
     #[error("tensor {tensor:?} has the shape {shape:?}, more elements than memory can hold")]
     TooLarge { tensor: String, shape: Vec<i64> },
     #[error("tensor {tensor:?} is {dtype}{shape:?}, that is {expected} {unit}, but holds {found}")]
-    TensorSize {
-        tensor: String,
-        dtype: DType,
-        shape: Vec<usize>,
-        unit: &'static str,
-        expected: usize,
-        found: usize,
-    },
+    TensorSize { tensor: String, dtype: DType, shape: Vec<usize>, unit: &'static str, expected: usize, found: usize },
     #[error("a string of {place} is not UTF-8")]
     NotUtf8 { place: String },
     #[error("sparse tensor {tensor:?}: {what}")]

@@ -97,7 +97,8 @@ impl<'a> Expander<'a> {
     pub fn graph(&self, proto: &'a GraphProto, call: Option<&Call>, opset: i64, depth: usize) -> RawGraph {
         let mut graph = RawGraph { name: proto.name().to_string(), ..RawGraph::default() };
         let infos = |infos: &[ValueInfoProto]| -> Vec<ValueInfoProto> {
-            let renamed = |info: &ValueInfoProto| ValueInfoProto { name: Some(self.rename(info.name(), call)), ..info.clone() };
+            let renamed =
+                |info: &ValueInfoProto| ValueInfoProto { name: Some(self.rename(info.name(), call)), ..info.clone() };
             infos.iter().map(renamed).collect()
         };
         graph.inputs = infos(&proto.input);
@@ -217,9 +218,8 @@ impl<'a> Expander<'a> {
             kind,
         };
         let place = || format!("attribute {:?} of node {:?}", proto.name(), node.name);
-        let string = |bytes: &[u8]| {
-            String::from_utf8(bytes.to_vec()).map_err(|_| ModelFault::NotUtf8 { place: place() })
-        };
+        let string =
+            |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| ModelFault::NotUtf8 { place: place() });
         let missing = || unsupported("that holds no value".to_string());
         let kind = kind_of(proto).ok_or_else(|| unsupported(format!("number {}", proto.r#type.unwrap_or_default())))?;
         Ok(RawAttr::Plain(match kind {

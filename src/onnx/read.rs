@@ -2,8 +2,8 @@
 
 use super::dims::Symbols;
 use super::external::Folder;
-use super::fault::{ModelFault, NotOnnx};
 use super::facts::{self, Declared};
+use super::fault::{ModelFault, NotOnnx};
 use super::normalise::{self, Draft};
 use super::proto::ModelProto;
 use super::raw::{Expander, RawAttr, RawGraph, RawNode, domain};
@@ -278,8 +278,7 @@ fn add_node<'g>(
     let says = |name: &String, k: usize| {
         declared.get(name).cloned().or_else(|| Some(Fact::unknown(guess.get(k).or(guess.last()).copied()?)))
     };
-    let known: Vec<Option<Fact>> =
-        draft.outputs.iter().enumerate().map(|(k, name)| says(name.as_ref()?, k)).collect();
+    let known: Vec<Option<Fact>> = draft.outputs.iter().enumerate().map(|(k, name)| says(name.as_ref()?, k)).collect();
     for (name, val) in draft.outputs.iter().zip(builder.import(node, &draft.outputs, &known)) {
         if let (Some(name), Some(val)) = (name, val) {
             vals.insert(name.clone(), val);

@@ -77,9 +77,7 @@ fn typed_data(proto: &TensorProto, dtype: DType) -> (usize, Vec<u8>) {
         DType::U32 => bytes(&proto.uint64_data, |v| (v as u32).to_le_bytes()),
         DType::I32 => bytes(&proto.int32_data, i32::to_le_bytes),
         // Half floats stand in the low bits.
-        DType::I16 | DType::U16 | DType::F16 | DType::BF16 => {
-            bytes(&proto.int32_data, |v| (v as u16).to_le_bytes())
-        }
+        DType::I16 | DType::U16 | DType::F16 | DType::BF16 => bytes(&proto.int32_data, |v| (v as u16).to_le_bytes()),
         DType::I8 | DType::U8 => bytes(&proto.int32_data, |v| [v as u8]),
         DType::Bool => bytes(&proto.int32_data, |v| [u8::from(v != 0)]),
         DType::Str => (0, Vec::new()),
@@ -87,11 +85,7 @@ fn typed_data(proto: &TensorProto, dtype: DType) -> (usize, Vec<u8>) {
 }
 
 /// A sparse tensor, made dense.
-pub(super) fn decode_sparse(
-    proto: &SparseTensorProto,
-    name: &str,
-    folder: &Folder,
-) -> Result<Tensor, ModelFault> {
+pub(super) fn decode_sparse(proto: &SparseTensorProto, name: &str, folder: &Folder) -> Result<Tensor, ModelFault> {
     let fault = |what: String| ModelFault::Sparse { tensor: name.to_string(), what };
     let (Some(values), Some(indices)) = (&proto.values, &proto.indices) else {
         return Err(fault("values or indices are missing".into()));
@@ -107,7 +101,9 @@ pub(super) fn decode_sparse(
     let coordinates = match indices.shape.as_slice() {
         [n] if *n == entries => false,
         [n, r] if *n == entries && *r == rank => true,
-        other => return Err(fault(format!("indices have shape {other:?}, expected [{entries}] or [{entries}, {rank}]"))),
+        other => {
+            return Err(fault(format!("indices have shape {other:?}, expected [{entries}] or [{entries}, {rank}]")));
+        }
     };
     let at = indices.to_i64().ok_or_else(|| fault(format!("indices are {}, expected int64", indices.dtype)))?;
     let flat = |entry: usize| -> Option<usize> {

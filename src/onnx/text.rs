@@ -78,7 +78,11 @@ impl Printer {
             let outputs = list(g, &node.outputs);
             let named = self.options.names || outputs != identifier(&node.name);
             let label = if named { format!("[{}] ", identifier(&node.name)) } else { String::new() };
-            let op = if node.domain.is_empty() { shown(&node.op) } else { format!("{}.{}", shown(&node.domain), shown(&node.op)) };
+            let op = if node.domain.is_empty() {
+                shown(&node.op)
+            } else {
+                format!("{}.{}", shown(&node.domain), shown(&node.op))
+            };
             let _ = write!(self.out, "{pad}   {label}{outputs} = {op}");
             if !form.attrs.0.is_empty() {
                 self.out.push_str(" <");

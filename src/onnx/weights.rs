@@ -35,7 +35,8 @@ pub fn without_weights(path: &Path, names: &[String]) -> Result<Vec<u8>> {
             inputs.push(placeholder(initializer.name(), initializer.data_type(), &initializer.dims));
         }
     }
-    let is_weight = |node: &NodeProto| node.op_type() == "Constant" && node.output.iter().any(|o| apart.contains(o.as_str()));
+    let is_weight =
+        |node: &NodeProto| node.op_type() == "Constant" && node.output.iter().any(|o| apart.contains(o.as_str()));
     for node in graph.node.iter().filter(|n| is_weight(n)) {
         let value = node.attribute.iter().find_map(|a| a.t.as_ref());
         if let (Some(t), Some(name)) = (value, node.output.first()) {
@@ -99,4 +100,3 @@ fn placeholder(name: &str, data_type: i32, dims: &[i64]) -> ValueInfoProto {
         ..ValueInfoProto::default()
     }
 }
-

@@ -141,10 +141,8 @@ fn message(model: &Model, put: &mut Put) -> ModelProto {
     let opset = opset(model);
     let mut used = BTreeSet::new();
     domains(&model.graph, &mut used);
-    let import = |domain: &str, version| OperatorSetIdProto {
-        domain: Some(domain.to_string()),
-        version: Some(version),
-    };
+    let import =
+        |domain: &str, version| OperatorSetIdProto { domain: Some(domain.to_string()), version: Some(version) };
     let others = model.domains.iter().filter(|(domain, _)| used.contains(domain.as_str()));
     ModelProto {
         ir_version: Some(ir_version(model, opset)),

@@ -31,8 +31,7 @@ impl Sgd {
         let name = parameter.name();
         b.scope(&format!("{name}.step"));
         let rate = learning_rate.cast(parameter.dtype());
-        let gradient =
-            if self.weight_decay == 0.0 { gradient } else { gradient + parameter * self.weight_decay };
+        let gradient = if self.weight_decay == 0.0 { gradient } else { gradient + parameter * self.weight_decay };
         if self.momentum == 0.0 {
             return Step { parameter: parameter - gradient * rate, state: Vec::new() };
         }

@@ -92,4 +92,3 @@ pub(super) fn inverse<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
         _ => None,
     }
 }
-

@@ -36,8 +36,8 @@ pub(super) fn in_sum<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
 pub(super) fn outwards<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
     let places: &[usize] = match s.op {
         "Mul" | "MatMul" | "Div" => &[0, 1],
-        "ReduceSum" | "ReduceMean" | "Reshape" | "Transpose" | "Expand" | "Squeeze" | "Unsqueeze" | "Slice" | "Gather"
-        | "GatherND" | "CumSum" => &[0],
+        "ReduceSum" | "ReduceMean" | "Reshape" | "Transpose" | "Expand" | "Squeeze" | "Unsqueeze" | "Slice"
+        | "Gather" | "GatherND" | "CumSum" => &[0],
         "Conv" | "ConvTranspose" if s.inputs.len() == 2 => &[0, 1],
         "Gemm" if s.inputs.len() == 2 => &[0, 1],
         "Pad" if s.inputs.len() == 2 && s.attrs.str("mode").is_none_or(|m| m == "constant") => &[0],

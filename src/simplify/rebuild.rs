@@ -18,7 +18,11 @@ pub fn simplify(graph: &Graph) -> Result<Graph> {
         let value = graph.value(id);
         match (&value.data, value.producer) {
             (Some(data), _) => {
-                let made = if value.name.starts_with("const/") { b.constant(data.clone()) } else { b.initializer(&value.name, data.clone()) };
+                let made = if value.name.starts_with("const/") {
+                    b.constant(data.clone())
+                } else {
+                    b.initializer(&value.name, data.clone())
+                };
                 values.insert(id, made);
             }
             (None, None) => {
@@ -29,9 +33,12 @@ pub fn simplify(graph: &Graph) -> Result<Graph> {
     }
     for node in &graph.nodes {
         b.scope(&node.name);
-        let inputs: Vec<Option<Val>> = node.inputs.iter().map(|id| id.and_then(|id| values.get(&id).copied())).collect();
+        let inputs: Vec<Option<Val>> =
+            node.inputs.iter().map(|id| id.and_then(|id| values.get(&id).copied())).collect();
         let before = b.read(|g| g.values.len());
-        let opaque = !node.domain.is_empty() || !node.captures.is_empty() || node.outputs.iter().any(Option::is_none)
+        let opaque = !node.domain.is_empty()
+            || !node.captures.is_empty()
+            || node.outputs.iter().any(Option::is_none)
             || node.attrs.0.values().any(|a| matches!(a, crate::ir::Attr::Graph(_)));
         if opaque || crate::ops::lookup(&node.op).is_none() {
             let mut copy = node.clone();

@@ -37,7 +37,11 @@ pub fn conv_transpose(d: &mut Draft) -> Result<(), Fault> {
     let wanted = d.take_ints("output_shape").filter(|s| !s.is_empty());
     if wanted.is_none() && !mode.starts_with("SAME") {
         let none = vec![0; 2 * axes];
-        if mode == "VALID" { d.set("pads", none) } else { d.fill("pads", none) }
+        if mode == "VALID" {
+            d.set("pads", none)
+        } else {
+            d.fill("pads", none)
+        }
         return Ok(());
     }
     let strides = spatial::per_axis(d, "strides", axes, 1)?;
