@@ -101,7 +101,7 @@ fn scatter<'g>(updates: Val<'g>, indices: Val<'g>, shape: &[Dim]) -> Val<'g> {
         let n = count(&updates.shape());
         return b.op(
             "ScatterElements",
-            &[zeros, indices.reshape(std::slice::from_ref(&n)), updates.reshape(&[n.clone()])],
+            &[zeros, indices.reshape(std::slice::from_ref(&n)), updates.reshape(std::slice::from_ref(&n))],
             add.with("axis", 0),
         );
     }

@@ -99,7 +99,7 @@ fn product<'g>(a: Operand<'g>, b: Operand<'g>, needed: &dyn Fn(&Label) -> bool) 
     let (a, b) = (grown(&a, &b, &inner), grown(&b, &a, &inner));
     let depth = count(&a.dims(&inner));
     // Against one matrix, the rows need not be one axis.
-    let merge = !(batch.is_empty() && !rows.is_empty());
+    let merge = !batch.is_empty() || rows.is_empty();
     let row_dims = if merge { vec![count(&a.dims(&rows))] } else { a.dims(&rows) };
     let left: Vec<Dim> = [a.dims(&batch), row_dims, vec![depth.clone()]].concat();
     let right: Vec<Dim> = [b.dims(&batch), vec![depth, count(&b.dims(&columns))]].concat();
