@@ -36,7 +36,7 @@ pub fn grad_model(model: &Model, of: &str, wrt: &[String]) -> Result<Differentia
     let pulled = linearise(&tape, &[output], &wrt)?.vjp(&[Some(Cotangent::new(seed))], None);
     let mut outputs = Vec::new();
     for (value, ct) in wrt.iter().zip(pulled) {
-        b.scope(&format!("{}.grad", value.name()));
+        b.scope(&format!("{}.grad/", value.name()));
         let shape = value.shape();
         let grad = match ct {
             Some(ct) => Cotangent { shape, ..ct }.materialise(),
@@ -59,7 +59,7 @@ pub fn jvp_model(model: &Model, of: &str, wrt: &[String]) -> Result<Differentiat
     let inputs = tangents.iter().flatten().map(|v| v.name()).collect();
     let tape = Tape::new(&b);
     let pushed = linearise(&tape, &[output], &wrt)?.jvp(&tangents, None);
-    b.scope(&format!("{of}.tangent"));
+    b.scope(&format!("{of}.tangent/"));
     let tangent = match pushed.into_iter().next().flatten() {
         Some(t) => t.expand(&output.shape()),
         None => b.zeros(output.dtype(), &output.shape()),

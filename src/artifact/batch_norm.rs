@@ -53,7 +53,7 @@ impl Statistic {
         if !self.variance {
             return Some((old, new));
         }
-        b.scope(&format!("{}.unbiased", self.old));
+        b.scope(&format!("{}.unbiased/", self.old));
         let shape = b.find(&self.input)?.shape();
         let all: Vec<Dim> = shape.iter().enumerate().filter(|(axis, _)| *axis != 1).map(|(_, d)| d.clone()).collect();
         let others = b.dim_scalar(&(count(&all) - Dim::Fixed(1)), old.dtype());

@@ -129,7 +129,7 @@ pub fn report(model: &Model, options: &Options) -> Result<Report> {
 fn assemble(model: &Model, options: &Options) -> Result<Plan> {
     let mut notes = Vec::new();
     let opened = trace::open(model, options, &mut notes)?;
-    let b = Builder::of(Graph { outputs: Vec::new(), ..opened.graph.clone() });
+    let b = Builder::of(opened.parametric());
     let traced = trace::trace(&b, &opened, options, &mut notes)?;
     let learning_rate = b.input("learning_rate", Fact::new(DType::F32, Vec::<Dim>::new()), None);
     let names = name_outputs(&b, &traced, options, learning_rate);

@@ -9,8 +9,9 @@ use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, Valu
 use crate::linear::Cotangent;
 use crate::lower;
 
-/// The model's graph with its parameters as inputs, ready to be traced.
+/// The model's graph, ready to be traced.
 pub(super) struct Opened {
+    /// With the parameters' data, by which layers are known.
     pub graph: Graph,
     /// The model's own inputs.
     pub inputs: Vec<String>,
@@ -18,6 +19,20 @@ pub(super) struct Opened {
     pub parameters: Vec<Parameter>,
     /// Of each batch norm that trains.
     pub statistics: Vec<Statistic>,
+}
+
+impl Opened {
+    /// The graph with its parameters as inputs, and no outputs yet.
+    pub fn parametric(&self) -> Graph {
+        let mut graph = Graph { outputs: Vec::new(), ..self.graph.clone() };
+        for parameter in &self.parameters {
+            graph.value_mut(parameter.value).data = None;
+            if !graph.inputs.contains(&parameter.value) {
+                graph.inputs.push(parameter.value);
+            }
+        }
+        graph
+    }
 }
 
 pub(super) struct Traced<'g> {
@@ -43,7 +58,7 @@ pub(super) fn open(model: &Model, options: &Options, notes: &mut Vec<String>) ->
         graph.inputs.iter().filter(|&&id| graph.value(id).data.is_none()).map(|&id| name(&graph, id)).collect();
     let outputs: Vec<String> = graph.outputs.iter().map(|&id| name(&graph, id)).collect();
     let statistics = if options.train_batch_norm { batch_norm::train(&mut graph, notes) } else { Vec::new() };
-    let mut graph = lower::composites(graph, |_: &Node| true)?;
+    let graph = lower::composites(graph, |_: &Node| true)?;
     let mut parameters = flatness::parameters(&graph);
     for parameter in &mut parameters {
         let frozen = options.freeze.iter().any(|glob| matches_glob(glob, graph.name_of(parameter.value)));
@@ -57,12 +72,6 @@ pub(super) fn open(model: &Model, options: &Options, notes: &mut Vec<String>) ->
     }
     if !parameters.iter().any(|p| p.trainable) {
         return Err(Error::NothingToTrain);
-    }
-    for parameter in &parameters {
-        graph.value_mut(parameter.value).data = None;
-        if !graph.inputs.contains(&parameter.value) {
-            graph.inputs.push(parameter.value);
-        }
     }
     Ok(Opened { graph, inputs, outputs, parameters, statistics })
 }
@@ -121,10 +130,10 @@ pub(super) fn trace<'g>(
         let stem = if several { format!("lambda.{}", layer.name) } else { "lambda".to_string() };
         let input = b.input(&stem, Fact::new(DType::F32, Vec::<Dim>::new()), Some(Tensor::scalar(DType::F32, *lambda)));
         lambdas.push(Some(input.name()));
-        b.scope("objective");
+        b.scope("objective/");
         terms.push(Some(kappa.value * input.cast(kappa.value.dtype())));
     }
-    b.scope("objective");
+    b.scope("objective/");
     let sum = terms.iter().flatten().fold(on.loss, |sum, term| sum + *term);
     let trained: Vec<Val> = opened.parameters.iter().filter(|p| p.trainable).map(|p| b.val(p.value)).collect();
     let plain = pull(b, on.loss, &trained)?;
@@ -225,7 +234,7 @@ fn pull<'g>(b: &'g Builder, of: Val<'g>, wrt: &[Val<'g>]) -> Result<Vec<Val<'g>>
         .iter()
         .zip(pulled)
         .map(|(v, ct)| {
-            b.scope(&format!("{}.grad", v.name()));
+            b.scope(&format!("{}.grad/", v.name()));
             match ct {
                 Some(ct) => b.val(ct.materialise().id()),
                 None => b.zeros(v.dtype(), &v.shape()),
@@ -248,7 +257,7 @@ fn detached<'g>(
         let (Some(outer), Some(term)) = (kappa.outer_weight, term) else { continue };
         if let Some(at) = trained.iter().position(|v| v.id() == layer.weight) {
             let part = pull(b, *term, &[outer])?;
-            b.scope(&format!("{}.grad", trained[at].name()));
+            b.scope(&format!("{}.grad/", trained[at].name()));
             gradients[at] = part.into_iter().fold(gradients[at], |sum, p| sum + p);
         }
     }

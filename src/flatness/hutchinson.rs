@@ -38,7 +38,7 @@ pub fn kappa<'g>(
         (false, Measure::Layerwise) => vec![Dim::Fixed(layer.d), Dim::Fixed(layer.m)],
     };
     let probe = b.input(&format!("probe.{}", layer.name), Fact::new(z.dtype(), shape.clone()), None);
-    b.scope(&format!("kappa/{}", layer.name));
+    b.scope(&format!("kappa/{}/", layer.name));
     let direction = match (per_sample, measure) {
         (true, Measure::Neuronwise) => scaled(layer, a, probe.matmul(weight.transpose())),
         (true, Measure::Layerwise) => scaled(layer, a, probe),
@@ -46,7 +46,7 @@ pub fn kappa<'g>(
         (false, Measure::Layerwise) => layer.apply(a, probe),
     };
     let second = second_derivative(b, loss, z, direction)?;
-    b.scope(&format!("kappa/{}", layer.name));
+    b.scope(&format!("kappa/{}/", layer.name));
     let value = match measure {
         Measure::Neuronwise => second,
         Measure::Layerwise => weight.square().sum_all() * second,

@@ -74,7 +74,7 @@ pub fn build<'g>(b: &'g Builder, layer: &Layer, on: Objective<'g>, request: &Req
     }
     let root = b.val(layer.weight);
     let outer_weight = request.detach_trace.then(|| b.copy(root, &format!("kappa/{}/weight", layer.name)));
-    b.scope(&format!("kappa/{}", layer.name));
+    b.scope(&format!("kappa/{}/", layer.name));
     let weight = layer.view(outer_weight.unwrap_or(root));
     let tape = Tape::new(b);
     let head = linearise(&tape, &[on.prediction], &[z])?;
@@ -94,7 +94,7 @@ pub fn build<'g>(b: &'g Builder, layer: &Layer, on: Objective<'g>, request: &Req
         (Estimator::Hutchinson, Some(reason)) => reason,
         (Estimator::Hutchinson, None) => "asked for".to_string(),
     };
-    b.scope(&format!("kappa/{}", layer.name));
+    b.scope(&format!("kappa/{}/", layer.name));
     let (value, probe) = match (estimator, on.curvature) {
         (Estimator::Exact, Some(curvature)) => {
             let exact = Exact {
@@ -115,7 +115,7 @@ pub fn build<'g>(b: &'g Builder, layer: &Layer, on: Objective<'g>, request: &Req
             (value, Some(probe))
         }
     };
-    b.scope(&format!("kappa/{}", layer.name));
+    b.scope(&format!("kappa/{}/", layer.name));
     let value = if request.per_fan_in { value * (1.0 / layer.m as f64) } else { value };
     b.check()?;
     Ok(Kappa { value, class, estimator, why, probe, outer_weight })

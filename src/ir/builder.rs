@@ -147,7 +147,7 @@ impl Builder {
         self.read(|g| g.find(name)).map(|id| self.val(id))
     }
 
-    /// Nodes made from here on are named after `scope`.
+    /// Nodes made from here on are named after `scope`; where it ends in `/`, after it and their operator.
     pub fn scope(&self, scope: &str) {
         self.state.borrow_mut().scope = scope.to_string();
     }
@@ -282,6 +282,7 @@ impl Builder {
             let mut s = self.state.borrow_mut();
             let base = match s.scope.as_str() {
                 "" => op.to_string(),
+                folder if folder.ends_with('/') => format!("{folder}{op}"),
                 scope if !s.names.contains(scope) => scope.to_string(),
                 scope => format!("{scope}/{op}"),
             };

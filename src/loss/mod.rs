@@ -84,7 +84,7 @@ impl Loss {
 
     /// The mean loss of `f`, with a graph input for the labels: int64 `[N, …]` for class indices, else of `f`'s shape.
     pub fn build<'g>(self, b: &'g Builder, f: Val<'g>, smoothing: f64) -> Built<'g> {
-        b.scope("loss");
+        b.scope("loss/");
         let shape = f.shape();
         let labels = if self.wants_classes() {
             let spatial: Vec<Dim> = shape.iter().enumerate().filter(|(i, _)| *i != 1).map(|(_, d)| d.clone()).collect();

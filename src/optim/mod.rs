@@ -29,7 +29,7 @@ impl Sgd {
     /// The update of `parameter` by `gradient`; makes the inputs for the state it needs.
     pub fn step<'g>(&self, b: &'g Builder, parameter: Val<'g>, gradient: Val<'g>, learning_rate: Val<'g>) -> Step<'g> {
         let name = parameter.name();
-        b.scope(&format!("{name}.step"));
+        b.scope(&format!("{name}.step/"));
         let rate = learning_rate.cast(parameter.dtype());
         let gradient = if self.weight_decay == 0.0 { gradient } else { gradient + parameter * self.weight_decay };
         if self.momentum == 0.0 {
