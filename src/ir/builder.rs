@@ -435,19 +435,18 @@ impl Builder {
     /// Says more of a value than its operator could. What a rewrite has put a negation outside of has that shape too.
     pub fn refine_fact(&self, val: Val<'_>, known: &Fact) {
         let mut s = self.state.borrow_mut();
-        let own = s.graph.value(val.id()).fact.clone();
-        let fact = refine(own, known.clone());
-        for (axis, dim) in fact.shape.iter().flatten().enumerate() {
-            if dim.fixed().is_none() {
-                s.dims.entry(dim.clone()).or_insert((val.id(), axis));
+        let mut next = Some(val.id());
+        while let Some(id) = next {
+            let fact = refine(s.graph.value(id).fact.clone(), known.clone());
+            for (axis, dim) in fact.shape.iter().flatten().enumerate() {
+                if dim.fixed().is_none() {
+                    s.dims.entry(dim.clone()).or_insert((id, axis));
+                }
             }
-        }
-        s.graph.value_mut(val.id()).fact = fact;
-        let negated = s.graph.value(val.id()).producer.map(|id| s.graph.node(id)).filter(|n| n.op == "Neg");
-        let inner = negated.and_then(|n| n.input(0));
-        drop(s);
-        if let Some(inner) = inner {
-            self.refine_fact(self.val(inner), &Fact { ints: None, ..known.clone() });
+            s.graph.value_mut(id).fact = fact;
+            // A negation that a rewrite moved outwards stands for the node that was asked for.
+            let producer = s.graph.value(id).producer.map(|id| s.graph.node(id));
+            next = producer.filter(|node| node.op == "Neg" && node.domain.is_empty()).and_then(|node| node.input(0));
         }
     }
 

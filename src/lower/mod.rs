@@ -1,5 +1,6 @@
 //! Composites in terms of core operators, before differentiation.
 
+pub mod einsum;
 pub mod loss;
 pub mod normalization;
 pub mod pool;

@@ -12,6 +12,7 @@ mod window;
 pub use case::{Case, Input};
 pub use conv::geometry_of as conv_geometry;
 pub use cx::Cx;
+pub(crate) use einsum::{Equation, Label};
 pub use eval_cx::{Array, EvalCx};
 pub use fact_cx::{FactCx, Fault};
 pub(crate) use window::Windows;
@@ -77,6 +78,7 @@ ops! {
     conv_transpose { CONV_TRANSPOSE }
     cumsum { CUM_SUM }
     dropout { DROPOUT }
+    einsum { EINSUM }
     expand { EXPAND TILE }
     exponential { ERF EXP LOG RECIPROCAL SIGMOID SQRT }
     gather { GATHER GATHER_ELEMENTS GATHER_ND }

@@ -177,7 +177,7 @@ pub static MEAN_VARIANCE_NORMALIZATION: Op = Op {
         });
         Ok(vec![y])
     },
-    cases: || vec![Case::new().distinct(&[2, 2, 2, 2]), Case::new().distinct(&[2, 3]).attr("axes", [-1])],
+    cases: || vec![Case::new().distinct(&[2, 2, 2, 2]), Case::new().distinct(&[2, 3, 3]).attr("axes", [-1, 1])],
 };
 
 pub static LRN: Op = Op {
