@@ -433,14 +433,20 @@ impl Builder {
     /// Says more of a value than its operator could.
     pub fn refine_fact(&self, val: Val<'_>, known: &Fact) {
         let mut s = self.state.borrow_mut();
-        let own = s.graph.value(val.id()).fact.clone();
-        let fact = refine(own, known.clone());
-        for (axis, dim) in fact.shape.iter().flatten().enumerate() {
-            if dim.fixed().is_none() {
-                s.dims.entry(dim.clone()).or_insert((val.id(), axis));
+        let (mut next, mut known) = (Some(val.id()), known.clone());
+        // The shape of −v is that of v: a rewrite may have pulled the sign out of the node that `known` speaks of.
+        while let Some(id) = next {
+            let fact = refine(s.graph.value(id).fact.clone(), known.clone());
+            for (axis, dim) in fact.shape.iter().flatten().enumerate() {
+                if dim.fixed().is_none() {
+                    s.dims.entry(dim.clone()).or_insert((id, axis));
+                }
             }
+            s.graph.value_mut(id).fact = fact;
+            let producer = s.graph.value(id).producer.map(|node| s.graph.node(node));
+            known.ints = None;
+            next = producer.filter(|node| node.op == "Neg").and_then(|node| node.input(0));
         }
-        s.graph.value_mut(val.id()).fact = fact;
     }
 
     fn facts(&self, op: &str, inputs: &[Option<ValueId>], attrs: &Attrs, outputs: usize) -> Result<Vec<Fact>> {
