@@ -44,7 +44,7 @@ impl Step {
 
     fn gradients(&self) -> HashMap<String, Vec<f64>> {
         let named = &self.plan.manifest.graphs.gradient.gradients;
-        named.iter().map(|(parameter, output)| (parameter.clone(), values(self.outputs.get(output).unwrap_or_else(|| panic!("{} has no output {output}", self.plan.manifest.graphs.gradient.path))))).collect()
+        named.iter().map(|(parameter, output)| (parameter.clone(), values(&self.outputs[output]))).collect()
     }
 }
 
@@ -98,7 +98,10 @@ fn plain_faults(fixture: &str, oracle: &Oracle, layer: &str) -> Vec<String> {
     let step = Step::new(fixture, oracle, &options);
     let mut faults: Vec<String> = differs("loss", step.loss(), oracle.scalar("loss"), LOSS).into_iter().collect();
     faults.extend(differs("objective", step.objective(), oracle.scalar("loss"), LOSS));
-    faults.extend(gradients_differ(&step.gradients(), &oracle.below("grad_plain"), GRADIENT));
+    let expected = oracle.below("grad_plain");
+    if !expected.is_empty() {
+        faults.extend(gradients_differ(&step.gradients(), &expected, GRADIENT));
+    }
     let graphs = &step.plan.manifest.graphs;
     if !graphs.gradient.kappa.is_empty() || !graphs.train.kappa.is_empty() {
         faults.push("κ is computed where λ = 0".to_string());
@@ -128,7 +131,6 @@ fn every_fixture_agrees_with_its_oracle() {
     let mut faults = Vec::new();
     let mut checked = 0;
     for fixture in fixtures() {
-        eprintln!("{fixture}");
         let oracle = Oracle::read(&fixture, "oracle.npz");
         let layers = oracle.layers();
         let any = layers.first().cloned().unwrap_or("penultimate".to_string());
