@@ -59,11 +59,13 @@ pub(super) fn open(model: &Model, options: &Options, notes: &mut Vec<String>) ->
     let outputs: Vec<String> = graph.outputs.iter().map(|&id| name(&graph, id)).collect();
     let statistics = if options.train_batch_norm { batch_norm::train(&mut graph, notes) } else { Vec::new() };
     let graph = lower::composites(graph, |_: &Node| true)?;
-    let mut parameters = flatness::parameters(&graph);
-    for parameter in &mut parameters {
-        let frozen = options.freeze.iter().any(|glob| matches_glob(glob, graph.name_of(parameter.value)));
-        parameter.trainable &= !frozen;
-    }
+    // What a parameter is shows in the model's own operators, not in what they are lowered to.
+    let parameters = flatness::parameters(&model.graph).into_iter().filter_map(|parameter| {
+        let name = model.graph.name_of(parameter.value);
+        let frozen = options.freeze.iter().any(|glob| matches_glob(glob, name));
+        Some(Parameter { value: graph.find(name)?, trainable: parameter.trainable && !frozen })
+    });
+    let parameters: Vec<Parameter> = parameters.collect();
     for glob in &options.freeze {
         if !parameters.iter().any(|p| matches_glob(glob, graph.name_of(p.value))) {
             let names = parameters.iter().map(|p| graph.name_of(p.value));
