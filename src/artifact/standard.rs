@@ -139,7 +139,8 @@ fn assemble(model: &Model, options: &Options) -> Result<Plan> {
     let whole = b.finish()?;
     let cutter = Cutter { model, whole: &whole, opened: &opened };
     let forward = cutter.cut("forward", &[std::slice::from_ref(&names.loss)])?;
-    let plain = cutter.cut("plain", &[std::slice::from_ref(&names.loss), &names.plain])?;
+    let of = |map: &BTreeMap<String, String>| map.values().cloned().collect::<Vec<_>>();
+    let plain = cutter.cut("plain", &[std::slice::from_ref(&names.loss), &names.plain, &of(&names.statistics)])?;
     let evaluate = cutter.cut(
         "evaluate",
         &[&names.predictions, std::slice::from_ref(&names.loss), &names.kappa, &[names.objective.clone()]],
@@ -148,7 +149,6 @@ fn assemble(model: &Model, options: &Options) -> Result<Plan> {
         .chain(names.trained_kappa.clone())
         .chain([names.objective.clone()])
         .collect();
-    let of = |map: &BTreeMap<String, String>| map.values().cloned().collect::<Vec<_>>();
     let gradient = cutter.cut("gradient", &[&scalars, &of(&names.gradients), &of(&names.statistics)])?;
     let train = cutter.cut("train", &[&scalars, &of(&names.steps), &of(&names.statistics)])?;
     let optimizer = optimizer(model, &whole, &names, options)?;

@@ -122,6 +122,7 @@ impl<'g> Linear<'g> {
             Linear::Scale(v) | Linear::Quotient(v) | Linear::MatMulRight(v) | Linear::MatMulLeft(v) => Some(*v),
             Linear::Mask { cond, .. } => Some(*cond),
             Linear::Gather { indices, .. }
+            | Linear::PoolPick { indices }
             | Linear::GatherElements { indices, .. }
             | Linear::ScatterElements { indices, .. }
             | Linear::GatherNd { indices }
@@ -161,7 +162,7 @@ impl<'g> Linear<'g> {
                 std::cmp::Ordering::Greater => Some(axis - 1 + indices.rank()),
                 std::cmp::Ordering::Equal => None,
             },
-            Linear::Conv { .. } | Linear::ConvTranspose { .. } | Linear::AveragePool(_) => (axis == 0).then_some(0),
+            Linear::Conv { .. } | Linear::ConvTranspose { .. } | Linear::AveragePool(_) | Linear::PoolPick { .. } => (axis == 0).then_some(0),
             Linear::CumSum { axis: at, .. } => (axis != *at).then_some(axis),
             Linear::GatherElements { axis: at, .. } | Linear::ScatterElements { axis: at, .. } => {
                 (axis != *at).then_some(axis)
