@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::flatness::{Estimator, Measure};
 use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Tensor, Val, ValueId, fixed};
 use crate::loss::Loss;
-use crate::optim::Sgd;
+use crate::optim::{self, Sgd, Step};
 use crate::simplify;
 use std::collections::{BTreeMap, HashSet};
 
@@ -37,6 +37,8 @@ pub struct Options {
     pub estimator: Option<Estimator>,
     pub detach_trace: bool,
     pub optimizer: Sgd,
+    /// Limit of the gradients' joint norm.
+    pub clip_norm: Option<f64>,
     /// Globs over parameter names that stay as they are.
     pub freeze: Vec<String>,
     /// Batch norm normalises by the batch and updates its running statistics.
@@ -218,7 +220,9 @@ fn name_outputs<'g>(b: &'g Builder, traced: &Traced<'g>, options: &Options, rate
     for (parameter, gradient) in &traced.gradients {
         let name = parameter.name();
         names.gradients.insert(name.clone(), b.output(*gradient, &format!("{name}.grad")));
-        let step = options.optimizer.step(b, *parameter, *gradient, rate);
+    }
+    for (parameter, step) in steps(b, &traced.gradients, options, rate) {
+        let name = parameter.name();
         names.steps.insert(name.clone(), b.output(step.parameter, &format!("{name}.next")));
         for state in step.state {
             names.steps.insert(state.name.clone(), b.output(state.next, &format!("{}.next", state.name)));
@@ -232,6 +236,24 @@ fn name_outputs<'g>(b: &'g Builder, traced: &Traced<'g>, options: &Options, rate
         names.state.push((name, old.fact()));
     }
     names
+}
+
+/// The optimiser's step of each parameter by its gradient.
+fn steps<'g>(
+    b: &'g Builder,
+    pairs: &[(Val<'g>, Val<'g>)],
+    options: &Options,
+    rate: Val<'g>,
+) -> Vec<(Val<'g>, Step<'g>)> {
+    let gradients: Vec<Val> = pairs.iter().map(|(_, gradient)| *gradient).collect();
+    let gradients = match options.clip_norm {
+        Some(limit) => optim::clip_by_norm(b, &gradients, limit),
+        None => gradients,
+    };
+    let step = |((parameter, _), gradient): (&(Val<'g>, Val<'g>), Val<'g>)| {
+        (*parameter, options.optimizer.step(b, *parameter, gradient, rate))
+    };
+    pairs.iter().zip(gradients).map(step).collect()
 }
 
 fn layer_reports(b: &Builder, traced: &Traced<'_>, options: &Options) -> Vec<LayerReport> {
@@ -288,8 +310,7 @@ fn optimizer(model: &Model, whole: &Graph, names: &Names, options: &Options) -> 
         inputs.push((b.input(parameter, fact.clone(), None), b.input(gradient, fact, None)));
     }
     let rate = b.input(&names.learning_rate, Fact::new(DType::F32, Vec::<Dim>::new()), None);
-    for (parameter, gradient) in inputs {
-        let step = options.optimizer.step(&b, parameter, gradient, rate);
+    for (parameter, step) in steps(&b, &inputs, options, rate) {
         b.output(step.parameter, &format!("{}.next", parameter.name()));
         for state in step.state {
             b.output(state.next, &format!("{}.next", state.name));

@@ -13,7 +13,7 @@ pub use convolution::ConvGeometry;
 pub use pooling::{AveragePool, Divisor};
 pub use reshape::{align, with_lead};
 
-use crate::ir::{count, DType, Dim, Val, broadcast};
+use crate::ir::{DType, Dim, Val, broadcast, count};
 
 #[derive(Clone)]
 pub enum Linear<'g> {
