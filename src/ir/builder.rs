@@ -400,7 +400,10 @@ impl Builder {
         let fact = value.fact.clone();
         let name = s.fresh(name);
         if !taken && !named {
-            s.graph.value_mut(val.id()).name = name.clone();
+            let old = std::mem::replace(&mut s.graph.value_mut(val.id()).name, name.clone());
+            if !s.graph.nodes.iter().any(|node| node.name == old) {
+                s.names.remove(&old);
+            }
             s.graph.outputs.push(val.id());
             return name;
         }
