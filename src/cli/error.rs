@@ -21,6 +21,8 @@ pub enum Error {
     Stdout(io::Error),
     #[error("interrupted after step {step}; the state is saved in {}", checkpoint.display())]
     Interrupted { step: u64, run: PathBuf, checkpoint: PathBuf },
+    #[error("interrupted; nothing is written")]
+    Stopped,
 }
 
 impl From<train::Error> for Error {
@@ -48,7 +50,7 @@ impl Error {
             Error::Arguments(error) => u8::try_from(error.exit_code()).unwrap_or(2),
             Error::Usage { .. } => 2,
             Error::Program(Program::Train(train::Error::Option { .. } | train::Error::Metric { .. })) => 2,
-            Error::Interrupted { .. } => 130,
+            Error::Interrupted { .. } | Error::Stopped => 130,
             Error::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Error::Program(_) | Error::Io { .. } | Error::Stdout(_) => 1,
         };
@@ -71,6 +73,9 @@ impl Error {
             Error::Program(Program::Runtime(error)) => runtime_hint(error),
             Error::Program(Program::Train(train::Error::Runtime(error))) => runtime_hint(error),
             Error::Program(Program::Train(error)) => train_hint(error),
+            Error::Program(Program::Exists { .. }) => {
+                Some("choose another directory with -o, or replace this one with --force".to_owned())
+            }
             _ => None,
         }
     }
