@@ -9,6 +9,7 @@ use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Tensor, Val, ValueId, f
 use crate::loss::Loss;
 use crate::optim::{self, Sgd, Step};
 use crate::simplify;
+use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashSet};
 
 /// Predicted cost, in plain steps, up to which `auto` takes the exact form.
@@ -43,6 +44,35 @@ pub struct Options {
     pub freeze: Vec<String>,
     /// Batch norm normalises by the batch and updates its running statistics.
     pub train_batch_norm: bool,
+}
+
+impl Options {
+    /// The options as the manifest keeps them.
+    pub fn record(&self) -> Map<String, Value> {
+        let layers: Vec<Value> =
+            self.layers.iter().map(|(name, lambda)| json!({"layer": name, "lambda": lambda})).collect();
+        let (loss, label_smoothing) = match &self.target {
+            Target::Loss { kind, label_smoothing } => (kind.name(), *label_smoothing),
+            Target::Output(_) => ("output", 0.0),
+        };
+        let sgd = &self.optimizer;
+        let entries = [
+            ("layers", json!(layers)),
+            ("loss", json!(loss)),
+            ("label_smoothing", json!(label_smoothing)),
+            ("normalize", json!(if self.per_fan_in { "fan-in" } else { "none" })),
+            ("estimator", json!(self.estimator.map_or("auto", Estimator::name))),
+            ("detach_trace", json!(self.detach_trace)),
+            (
+                "optimizer",
+                json!({"name": "sgd", "momentum": sgd.momentum, "nesterov": sgd.nesterov, "weight_decay": sgd.weight_decay}),
+            ),
+            ("clip_norm", json!(self.clip_norm)),
+            ("freeze", json!(self.freeze)),
+            ("batch_norm", json!(if self.train_batch_norm { "train" } else { "frozen" })),
+        ];
+        entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
 }
 
 /// How κ of one layer is computed, for the closing table.
@@ -99,7 +129,7 @@ pub fn plan(
     model: &Model,
     options: &Options,
     source: manifest::Source,
-    options_json: serde_json::Map<String, serde_json::Value>,
+    options_json: Map<String, Value>,
 ) -> Result<Plan> {
     let closed = |p: &Plan| p.report.layers.iter().any(|l| l.estimator == Estimator::Exact && l.lambda > 0.0);
     let mut plan = assemble(model, options)?;
@@ -125,7 +155,7 @@ pub fn plan(
 /// As [`plan`].
 pub fn report(model: &Model, options: &Options) -> Result<Report> {
     let source = manifest::Source { name: String::new(), sha256: String::new() };
-    Ok(plan(model, options, source, serde_json::Map::new())?.report)
+    Ok(plan(model, options, source, Map::new())?.report)
 }
 
 fn assemble(model: &Model, options: &Options) -> Result<Plan> {
@@ -360,7 +390,7 @@ fn describe(
         fam_onnx: env!("CARGO_PKG_VERSION").to_string(),
         source: manifest::Source { name: String::new(), sha256: String::new() },
         opset: 0,
-        options: serde_json::Map::new(),
+        options: Map::new(),
         layers: layers.collect(),
         inputs: opened.inputs.clone(),
         labels: traced.labels.map(|v| v.name()),

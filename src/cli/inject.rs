@@ -161,7 +161,7 @@ impl Inject {
             sha256: manifest::sha256_file(&self.model)
                 .map_err(|source| crate::Error::Io { path: self.model.clone(), source })?,
         };
-        let plan = artifact::plan(&model, &options, source, self.recorded(&options))?;
+        let plan = artifact::plan(&model, &options, source, options.record())?;
         if !self.dry_run {
             let names: Vec<String> = plan.manifest.parameters.iter().map(|p| p.name.clone()).collect();
             let inference = onnx::without_weights(&self.model, &names)?;
@@ -219,27 +219,6 @@ impl Inject {
             }
         };
         Ok((name.to_string(), finite_in("λ", lambda, 0.0, f64::INFINITY)?))
-    }
-
-    /// The options as the manifest records them.
-    fn recorded(&self, options: &Options) -> serde_json::Map<String, serde_json::Value> {
-        let sgd = &options.optimizer;
-        let value = json!({
-            "layers": options.layers.iter().map(|(name, lambda)| json!({"layer": name, "lambda": lambda})).collect::<Vec<_>>(),
-            "loss": match &options.target { Target::Loss { kind, .. } => kind.name(), Target::Output(_) => "output" },
-            "label_smoothing": self.label_smoothing,
-            "normalize": if options.per_fan_in { "fan-in" } else { "none" },
-            "estimator": options.estimator.map_or("auto", Estimator::name),
-            "detach_trace": options.detach_trace,
-            "optimizer": {"name": "sgd", "momentum": sgd.momentum, "nesterov": sgd.nesterov, "weight_decay": sgd.weight_decay},
-            "clip_norm": options.clip_norm,
-            "freeze": options.freeze,
-            "batch_norm": if options.train_batch_norm { "train" } else { "frozen" },
-        });
-        match value {
-            serde_json::Value::Object(map) => map,
-            _ => serde_json::Map::new(),
-        }
     }
 }
 
