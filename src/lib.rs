@@ -4,6 +4,7 @@ pub mod ad;
 pub mod artifact;
 pub mod cli;
 pub mod cost;
+pub mod demo;
 pub mod error;
 pub mod eval;
 pub mod flatness;

@@ -252,6 +252,7 @@ fn onnx_runtime_runs_what_every_operator_emits() {
         }
         for (k, case) in (op.cases)().iter().enumerate() {
             for symbolic in [false, true] {
+                eprintln!("{} {k} {symbolic}", op.name);
                 let seed = op.name.bytes().fold(k as u64 + 1, |h, c| h.wrapping_mul(31).wrapping_add(u64::from(c)));
                 let result = OneNode::new(op, case, seed, symbolic)
                     .and_then(|mut one| one.models(op, case)?.iter().try_for_each(|model| one.compare(model)));

@@ -9,4 +9,4 @@ mod write;
 
 pub use export::{Exported, export};
 pub use standard::{EXACT_LIMIT, LayerReport, Options, Plan, Report, Size, Target, plan, report};
-pub use write::{default_directory, write};
+pub use write::{Draft, default_directory, write};

@@ -7,8 +7,9 @@ use crate::error::{Error, Result};
 use crate::flatness::{Estimator, Measure};
 use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Tensor, Val, ValueId, fixed};
 use crate::loss::Loss;
-use crate::optim::Sgd;
+use crate::optim::{self, Sgd, Step};
 use crate::simplify;
+use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashSet};
 
 /// Predicted cost, in plain steps, up to which `auto` takes the exact form.
@@ -37,10 +38,41 @@ pub struct Options {
     pub estimator: Option<Estimator>,
     pub detach_trace: bool,
     pub optimizer: Sgd,
+    /// Limit of the gradients' joint norm.
+    pub clip_norm: Option<f64>,
     /// Globs over parameter names that stay as they are.
     pub freeze: Vec<String>,
     /// Batch norm normalises by the batch and updates its running statistics.
     pub train_batch_norm: bool,
+}
+
+impl Options {
+    /// The options as the manifest keeps them.
+    pub fn record(&self) -> Map<String, Value> {
+        let layers: Vec<Value> =
+            self.layers.iter().map(|(name, lambda)| json!({"layer": name, "lambda": lambda})).collect();
+        let (loss, label_smoothing) = match &self.target {
+            Target::Loss { kind, label_smoothing } => (kind.name(), *label_smoothing),
+            Target::Output(_) => ("output", 0.0),
+        };
+        let sgd = &self.optimizer;
+        let entries = [
+            ("layers", json!(layers)),
+            ("loss", json!(loss)),
+            ("label_smoothing", json!(label_smoothing)),
+            ("normalize", json!(if self.per_fan_in { "fan-in" } else { "none" })),
+            ("estimator", json!(self.estimator.map_or("auto", Estimator::name))),
+            ("detach_trace", json!(self.detach_trace)),
+            (
+                "optimizer",
+                json!({"name": "sgd", "momentum": sgd.momentum, "nesterov": sgd.nesterov, "weight_decay": sgd.weight_decay}),
+            ),
+            ("clip_norm", json!(self.clip_norm)),
+            ("freeze", json!(self.freeze)),
+            ("batch_norm", json!(if self.train_batch_norm { "train" } else { "frozen" })),
+        ];
+        entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
 }
 
 /// How κ of one layer is computed, for the closing table.
@@ -97,7 +129,7 @@ pub fn plan(
     model: &Model,
     options: &Options,
     source: manifest::Source,
-    options_json: serde_json::Map<String, serde_json::Value>,
+    options_json: Map<String, Value>,
 ) -> Result<Plan> {
     let closed = |p: &Plan| p.report.layers.iter().any(|l| l.estimator == Estimator::Exact && l.lambda > 0.0);
     let mut plan = assemble(model, options)?;
@@ -123,7 +155,7 @@ pub fn plan(
 /// As [`plan`].
 pub fn report(model: &Model, options: &Options) -> Result<Report> {
     let source = manifest::Source { name: String::new(), sha256: String::new() };
-    Ok(plan(model, options, source, serde_json::Map::new())?.report)
+    Ok(plan(model, options, source, Map::new())?.report)
 }
 
 fn assemble(model: &Model, options: &Options) -> Result<Plan> {
@@ -139,7 +171,8 @@ fn assemble(model: &Model, options: &Options) -> Result<Plan> {
     let whole = b.finish()?;
     let cutter = Cutter { model, whole: &whole, opened: &opened };
     let forward = cutter.cut("forward", &[std::slice::from_ref(&names.loss)])?;
-    let plain = cutter.cut("plain", &[std::slice::from_ref(&names.loss), &names.plain])?;
+    let of = |map: &BTreeMap<String, String>| map.values().cloned().collect::<Vec<_>>();
+    let plain = cutter.cut("plain", &[std::slice::from_ref(&names.loss), &names.plain, &of(&names.statistics)])?;
     let evaluate = cutter.cut(
         "evaluate",
         &[&names.predictions, std::slice::from_ref(&names.loss), &names.kappa, &[names.objective.clone()]],
@@ -148,7 +181,6 @@ fn assemble(model: &Model, options: &Options) -> Result<Plan> {
         .chain(names.trained_kappa.clone())
         .chain([names.objective.clone()])
         .collect();
-    let of = |map: &BTreeMap<String, String>| map.values().cloned().collect::<Vec<_>>();
     let gradient = cutter.cut("gradient", &[&scalars, &of(&names.gradients), &of(&names.statistics)])?;
     let train = cutter.cut("train", &[&scalars, &of(&names.steps), &of(&names.statistics)])?;
     let optimizer = optimizer(model, &whole, &names, options)?;
@@ -218,7 +250,9 @@ fn name_outputs<'g>(b: &'g Builder, traced: &Traced<'g>, options: &Options, rate
     for (parameter, gradient) in &traced.gradients {
         let name = parameter.name();
         names.gradients.insert(name.clone(), b.output(*gradient, &format!("{name}.grad")));
-        let step = options.optimizer.step(b, *parameter, *gradient, rate);
+    }
+    for (parameter, step) in steps(b, &traced.gradients, options, rate) {
+        let name = parameter.name();
         names.steps.insert(name.clone(), b.output(step.parameter, &format!("{name}.next")));
         for state in step.state {
             names.steps.insert(state.name.clone(), b.output(state.next, &format!("{}.next", state.name)));
@@ -232,6 +266,24 @@ fn name_outputs<'g>(b: &'g Builder, traced: &Traced<'g>, options: &Options, rate
         names.state.push((name, old.fact()));
     }
     names
+}
+
+/// The optimiser's step of each parameter by its gradient.
+fn steps<'g>(
+    b: &'g Builder,
+    pairs: &[(Val<'g>, Val<'g>)],
+    options: &Options,
+    rate: Val<'g>,
+) -> Vec<(Val<'g>, Step<'g>)> {
+    let gradients: Vec<Val> = pairs.iter().map(|(_, gradient)| *gradient).collect();
+    let gradients = match options.clip_norm {
+        Some(limit) => optim::clip_by_norm(b, &gradients, limit),
+        None => gradients,
+    };
+    let step = |((parameter, _), gradient): (&(Val<'g>, Val<'g>), Val<'g>)| {
+        (*parameter, options.optimizer.step(b, *parameter, gradient, rate))
+    };
+    pairs.iter().zip(gradients).map(step).collect()
 }
 
 fn layer_reports(b: &Builder, traced: &Traced<'_>, options: &Options) -> Vec<LayerReport> {
@@ -288,8 +340,7 @@ fn optimizer(model: &Model, whole: &Graph, names: &Names, options: &Options) -> 
         inputs.push((b.input(parameter, fact.clone(), None), b.input(gradient, fact, None)));
     }
     let rate = b.input(&names.learning_rate, Fact::new(DType::F32, Vec::<Dim>::new()), None);
-    for (parameter, gradient) in inputs {
-        let step = options.optimizer.step(&b, parameter, gradient, rate);
+    for (parameter, step) in steps(&b, &inputs, options, rate) {
         b.output(step.parameter, &format!("{}.next", parameter.name()));
         for state in step.state {
             b.output(state.next, &format!("{}.next", state.name));
@@ -339,7 +390,7 @@ fn describe(
         fam_onnx: env!("CARGO_PKG_VERSION").to_string(),
         source: manifest::Source { name: String::new(), sha256: String::new() },
         opset: 0,
-        options: serde_json::Map::new(),
+        options: Map::new(),
         layers: layers.collect(),
         inputs: opened.inputs.clone(),
         labels: traced.labels.map(|v| v.name()),

@@ -13,23 +13,55 @@ pub fn default_directory(model: &Path) -> PathBuf {
     PathBuf::from(format!("{stem}.fam"))
 }
 
+/// A directory in the making, beside the place where it will stand. It appears there whole, by [`Draft::finish`], or not at
+/// all.
+pub struct Draft {
+    draft: tempfile::TempDir,
+    directory: PathBuf,
+    parent: PathBuf,
+}
+
+impl Draft {
+    /// # Errors
+    /// [`Error::Exists`] if there is something at `directory` and `force` is not set; [`Error::Io`].
+    pub fn new(directory: &Path, force: bool) -> Result<Draft> {
+        if fs::symlink_metadata(directory).is_ok() && !force {
+            return Err(Error::Exists { path: directory.to_owned() });
+        }
+        let parent = match directory.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        let draft = tempfile::Builder::new().prefix(".fam-onnx-").tempdir_in(&parent).map_err(at(&parent))?;
+        Ok(Draft { draft, directory: directory.to_owned(), parent })
+    }
+
+    /// Where it is made.
+    pub fn path(&self) -> &Path {
+        self.draft.path()
+    }
+
+    /// Moves it to its final name.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; what stood there before is then still there.
+    pub fn finish(self) -> Result<()> {
+        let directory = self.directory;
+        replace(self.draft, &directory, &self.parent).map_err(at(&directory))
+    }
+}
+
+fn at(path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<> {
+    let path = path.to_owned();
+    move |source| Error::Io { path, source }
+}
+
 /// Writes the artifact to `directory`; `inference` is the content of `model.onnx`.
 ///
 /// # Errors
-/// [`Error::Exists`] if there is something and `force` is not set; [`Error::Io`].
+/// As [`Draft::new`].
 pub fn write(plan: &Plan, inference: &[u8], directory: &Path, force: bool) -> Result<()> {
-    if fs::symlink_metadata(directory).is_ok() && !force {
-        return Err(Error::Exists { path: directory.to_owned() });
-    }
-    let at = |path: &Path| {
-        let path = path.to_owned();
-        move |source| Error::Io { path, source }
-    };
-    let parent = match directory.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    let draft = tempfile::Builder::new().prefix(".fam-onnx-").tempdir_in(&parent).map_err(at(&parent))?;
+    let draft = Draft::new(directory, force)?;
     let mut manifest = plan.manifest.clone();
     let mut save = |name: &str, bytes: &[u8]| -> Result<()> {
         let path = draft.path().join(name);
@@ -52,7 +84,7 @@ pub fn write(plan: &Plan, inference: &[u8], directory: &Path, force: bool) -> Re
     let path = draft.path().join(manifest::FILE);
     fs::write(&path, manifest.to_json()?).map_err(at(&path))?;
     File::open(&path).and_then(|f| f.sync_all()).map_err(at(&path))?;
-    replace(draft, directory, &parent).map_err(at(directory))
+    draft.finish()
 }
 
 /// Moves the draft to its final name; what stood there before is moved aside first and removed last.

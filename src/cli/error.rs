@@ -21,6 +21,8 @@ pub enum Error {
     Stdout(io::Error),
     #[error("interrupted after step {step}; the state is saved in {}", checkpoint.display())]
     Interrupted { step: u64, run: PathBuf, checkpoint: PathBuf },
+    #[error("interrupted; nothing is written")]
+    Stopped,
 }
 
 impl From<train::Error> for Error {
@@ -48,7 +50,7 @@ impl Error {
             Error::Arguments(error) => u8::try_from(error.exit_code()).unwrap_or(2),
             Error::Usage { .. } => 2,
             Error::Program(Program::Train(train::Error::Option { .. } | train::Error::Metric { .. })) => 2,
-            Error::Interrupted { .. } => 130,
+            Error::Interrupted { .. } | Error::Stopped => 130,
             Error::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Error::Program(_) | Error::Io { .. } | Error::Stdout(_) => 1,
         };
@@ -71,9 +73,24 @@ impl Error {
             Error::Program(Program::Runtime(error)) => runtime_hint(error),
             Error::Program(Program::Train(train::Error::Runtime(error))) => runtime_hint(error),
             Error::Program(Program::Train(error)) => train_hint(error),
+            Error::Program(error) => model_hint(error),
             _ => None,
         }
     }
+}
+
+fn model_hint(error: &Program) -> Option<String> {
+    let hint = match error {
+        Program::Exists { .. } => "choose another directory with -o, or replace this one with --force",
+        Program::UnknownName { what: "layer", .. } => "fam-onnx inspect MODEL lists the layers and their names",
+        Program::UnknownName { what: "output" | "tensor", .. } => "fam-onnx print MODEL shows every name",
+        Program::UnknownName { what: "parameter", .. } => "fam-onnx inspect MODEL lists the parameters",
+        Program::SeveralOutputs { .. } => "--output-name NAME",
+        Program::NoClosedForm { .. } => "--estimator hutchinson estimates κ for any head",
+        Program::NotDifferentiable { .. } => "fam-onnx inspect MODEL lists every operator with its derivative",
+        _ => return None,
+    };
+    Some(hint.to_owned())
 }
 
 fn runtime_hint(error: &runtime::Error) -> Option<String> {

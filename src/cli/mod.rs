@@ -1,12 +1,14 @@
 //! The command line: one file a command, with its arguments (their doc comments are the help) and `run`.
 
 mod completions;
+mod demo;
 mod error;
 mod evaluate;
 mod export;
 mod grad;
 mod inject;
 mod inspect;
+mod interrupt;
 mod man;
 mod output;
 mod print;
@@ -45,6 +47,7 @@ enum Command {
     Export(export::Export),
     Runtime(runtime::RuntimeCommand),
     Print(print::Print),
+    Demo(demo::Demo),
     Completions(completions::Completions),
     Man(man::Man),
 }
@@ -90,6 +93,7 @@ impl Cli {
             Command::Train(command) => command.run(&output),
             Command::Export(command) => command.run(&output),
             Command::Print(command) => command.run(&output),
+            Command::Demo(command) => command.run(&output),
             Command::Evaluate(command) => command.run(&output),
             Command::Runtime(command) => command.run(&output),
             Command::Completions(command) => command.run(&output),

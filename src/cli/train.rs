@@ -1,12 +1,9 @@
-use std::{
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Error, Output, Result, RuntimeArgs, progress};
+use super::{Error, Output, Result, RuntimeArgs, interrupt, progress};
 use crate::train::{Config, End, Outcome, Schedule, Trainer, Validation, run::Run};
 
 /// Train an artifact with ONNX Runtime
@@ -93,9 +90,6 @@ pub(super) struct Train {
     runtime: RuntimeArgs,
 }
 
-/// Set by the first interrupt.
-static STOP: AtomicBool = AtomicBool::new(false);
-
 impl Train {
     pub fn run(self, output: &Output) -> Result<()> {
         let (config, resumed) = match &self.resume {
@@ -131,9 +125,9 @@ impl Train {
                 (trainer, run)
             }
         };
-        catch_interrupts(output);
+        let stop = interrupt::catch(output);
         let mut progress = progress::Progress::new(output);
-        let outcome = trainer.run(&run, &STOP, &mut |event| progress.show(event));
+        let outcome = trainer.run(&run, stop, &mut |event| progress.show(event));
         progress.finish();
         finish(&run, &outcome?, output)
     }
@@ -206,18 +200,6 @@ fn default_output(artifact: &Path) -> PathBuf {
     let mut name = artifact.file_name().unwrap_or_default().to_owned();
     name.push(".run");
     artifact.with_file_name(name)
-}
-
-/// The first interrupt lets the step end and saves the state; the second ends the process at once.
-fn catch_interrupts(output: &Output) {
-    let handler = || {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    };
-    if let Err(error) = ctrlc::set_handler(handler) {
-        output.say(&format!("an interrupt will not save the state: {error}"));
-    }
 }
 
 fn finish(run: &Run, outcome: &Outcome, output: &Output) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -271,26 +271,28 @@ impl Trainer {
         })
     }
 
+    /// How long each of `count` steps takes on the next batch, feeding it included. Position and parameters stay as they are
+    /// (the learning rate is 0); the optimiser's state moves.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`].
+    pub fn time_steps(&mut self, count: usize) -> Result<Vec<Duration>, Error> {
+        let epoch = self.progress.position.epoch;
+        let order = sampler::epoch_order(self.config.seed, epoch, self.training.indices.len());
+        let timed = |_| {
+            let start = Instant::now();
+            self.feed(&order, 0.0)?;
+            self.step.run()?;
+            Ok(start.elapsed())
+        };
+        (0..count).map(timed).collect()
+    }
+
     /// Feeds the next batch and runs one step.
     fn one_step(&mut self, order: &[usize], run: &Run) -> Result<StepRecord, Error> {
         let position = self.progress.position;
-        let batch = self.config.batch_size;
-        let first = position.batch as usize * batch;
-        let indices: Vec<usize> = order[first..first + batch].iter().map(|&i| self.training.indices[i]).collect();
-        for column in self.training.data.columns() {
-            if self.step.session().has_input(&column.name) {
-                let shape = column.batch_shape(batch);
-                self.step.feed(&column.name, column.tensor.dtype(), &shape, |bytes| column.gather(&indices, bytes))?;
-            }
-        }
         let lr = self.config.schedule.learning_rate(self.config.lr, position.step, self.total, self.config.warmup);
-        feed_scalar(&mut self.step, &self.manifest.graphs.train.learning_rate, lr as f32)?;
-        let factor = lambda_factor(position.step, self.config.lambda_warmup);
-        for (name, lambda) in &self.lambda {
-            feed_scalar(&mut self.step, name, (lambda * factor) as f32)?;
-        }
-        self.probes.feed_step(&mut self.step, position.step, batch)?;
-
+        self.feed(order, lr)?;
         let values = self.step.run()?;
         let (loss, objective) = (values[0], values[1]);
         let kappa: Vec<(String, f64)> =
@@ -309,6 +311,26 @@ impl Trainer {
             lr,
             examples_per_second: 0.0,
         })
+    }
+
+    /// Gives the graph the batch at the position, the learning rate, λ and the probes.
+    fn feed(&mut self, order: &[usize], lr: f64) -> Result<(), Error> {
+        let position = self.progress.position;
+        let batch = self.config.batch_size;
+        let first = position.batch as usize * batch;
+        let indices: Vec<usize> = order[first..first + batch].iter().map(|&i| self.training.indices[i]).collect();
+        for column in self.training.data.columns() {
+            if self.step.session().has_input(&column.name) {
+                let shape = column.batch_shape(batch);
+                self.step.feed(&column.name, column.tensor.dtype(), &shape, |bytes| column.gather(&indices, bytes))?;
+            }
+        }
+        feed_scalar(&mut self.step, &self.manifest.graphs.train.learning_rate, lr as f32)?;
+        let factor = lambda_factor(position.step, self.config.lambda_warmup);
+        for (name, lambda) in &self.lambda {
+            feed_scalar(&mut self.step, name, (lambda * factor) as f32)?;
+        }
+        Ok(self.probes.feed_step(&mut self.step, position.step, batch)?)
     }
 
     fn advance(&mut self, steps_per_epoch: u64) -> checkpoint::Position {

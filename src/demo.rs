@@ -1,0 +1,408 @@
+//! The whole way on data that ships with the program: inject, train, evaluate and export a LeNet on 1,000 handwritten digits,
+//! plain and with FAM, from the same initial weights and with the same batches.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+    time::Duration,
+};
+
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{RngCore, SeedableRng},
+};
+
+use crate::{
+    artifact::{self, Plan, Target, manifest},
+    error::{Error, Result},
+    flatness::{self, Estimator, Measure},
+    ir::{Graph, Tensor, ValueId},
+    loss::Loss,
+    onnx,
+    optim::Sgd,
+    runtime::{self, Runtime},
+    train::{
+        self, Config, End, Evaluator, Figures, Schedule, StepRecord, Trainer,
+        data::{self, Dataset},
+        run::{self, Run},
+    },
+};
+
+/// The layer whose κ is regularised.
+pub const LAYER: &str = "fc2";
+/// Samples a step.
+pub const BATCH: usize = 64;
+/// The model within the demo's directory.
+pub const MODEL: &str = "lenet.onnx";
+/// The artifact with FAM within the demo's directory.
+pub const ARTIFACT: &str = "lenet.fam";
+/// The digits within the demo's directory.
+pub const DATA: &str = "mnist";
+
+const MODEL_BYTES: &[u8] = include_bytes!("../fixtures/lenet/model.onnx");
+const TRAINING_FILES: [(&str, &[u8]); 2] = [
+    ("train-images-idx3-ubyte.gz", include_bytes!("../fixtures/mnist/train-images-idx3-ubyte.gz")),
+    ("train-labels-idx1-ubyte.gz", include_bytes!("../fixtures/mnist/train-labels-idx1-ubyte.gz")),
+];
+const TEST_FILES: [(&str, &[u8]); 2] = [
+    ("t10k-images-idx3-ubyte.gz", include_bytes!("../fixtures/mnist/t10k-images-idx3-ubyte.gz")),
+    ("t10k-labels-idx1-ubyte.gz", include_bytes!("../fixtures/mnist/t10k-labels-idx1-ubyte.gz")),
+];
+/// Where the digits come from and under which licence they are.
+const SOURCE: (&str, &[u8]) = ("SOURCE.md", include_bytes!("../fixtures/mnist/SOURCE.md"));
+
+/// Checkpoints would only cost time here; the last one is always written.
+const NO_CHECKPOINT_BEFORE_THE_END: u64 = 1 << 40;
+/// Blocks of steps that are timed, plain and FAM in turn.
+const TIMED_BLOCKS: usize = 30;
+/// Steps of a block: while the first ones run, idle threads of the other session may still be spinning.
+const BLOCK: usize = 10;
+const BLOCK_WARMUP: usize = 3;
+
+/// What may be chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    /// Runs of each kind: seeds 0, 1, …
+    pub seeds: u64,
+    pub epochs: u64,
+    /// λ of the runs with FAM.
+    pub lambda: f64,
+    pub runtime: runtime::Options,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Plain,
+    Fam,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 2] = [Kind::Plain, Kind::Fam];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Plain => "plain",
+            Kind::Fam => "FAM",
+        }
+    }
+
+    /// The exported model within the demo's directory.
+    pub fn file(self) -> &'static str {
+        match self {
+            Kind::Plain => "plain.onnx",
+            Kind::Fam => "fam.onnx",
+        }
+    }
+}
+
+/// What happens, for whoever shows it.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Before the first step.
+    Start {
+        steps: u64,
+        training_samples: usize,
+        device: runtime::Device,
+    },
+    Step {
+        kind: Kind,
+        seed: u64,
+        record: &'a StepRecord,
+    },
+    /// A run has ended, and its weights were evaluated on the test digits.
+    Trained {
+        kind: Kind,
+        seed: u64,
+        figures: &'a Figures,
+    },
+    /// All runs have ended; steps of both kinds are timed.
+    Timing,
+}
+
+/// The runs of one kind.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Runs {
+    pub kind: Kind,
+    /// On the test digits, one a seed.
+    pub figures: Vec<Figures>,
+    /// The median step.
+    pub step: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    pub plain: Runs,
+    pub fam: Runs,
+}
+
+impl Report {
+    pub fn runs(&self) -> [&Runs; 2] {
+        [&self.plain, &self.fam]
+    }
+
+    /// Time of a step with FAM over that of a plain one.
+    pub fn step_ratio(&self) -> f64 {
+        self.fam.step.as_secs_f64() / self.plain.step.as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+}
+
+/// Mean and, of several values, their standard deviation (that of a sample).
+pub fn mean_and_deviation(values: &[f64]) -> (f64, Option<f64>) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+    (mean, (values.len() > 1).then(|| (squares / (n - 1.0)).sqrt()))
+}
+
+/// Runs the demo and leaves the model, the digits, the artifact and the exported models of seed 0 in `directory`, which
+/// appears whole or not at all. `None`: `stop` was set before the end.
+///
+/// # Errors
+/// [`Error::Exists`] if there is something and `force` is not set; whatever stops a run.
+pub fn run(
+    runtime: &Runtime,
+    options: &Options,
+    directory: &Path,
+    force: bool,
+    stop: &AtomicBool,
+    report: &mut dyn FnMut(Event),
+) -> Result<Option<Report>> {
+    let draft = artifact::Draft::new(directory, force)?;
+    let scratch = tempfile::tempdir().map_err(at(&std::env::temp_dir()))?;
+    write(&draft.path().join(MODEL), MODEL_BYTES)?;
+    for (name, bytes) in TRAINING_FILES.into_iter().chain(TEST_FILES).chain([SOURCE]) {
+        write(&draft.path().join(DATA).join(name), bytes)?;
+    }
+    // Without the test digits: a run must not choose its best checkpoint by them.
+    let training = scratch.path().join("training");
+    for (name, bytes) in TRAINING_FILES {
+        write(&training.join(name), bytes)?;
+    }
+    let bench = Bench {
+        runtime,
+        options,
+        model: draft.path().join(MODEL),
+        test: draft.path().join(DATA),
+        training,
+        scratch: scratch.path(),
+    };
+    let Some(measured) = bench.run(draft.path(), stop, report)? else {
+        return Ok(None);
+    };
+    draft.finish()?;
+    Ok(Some(measured))
+}
+
+/// Everything that the runs share.
+struct Bench<'a> {
+    runtime: &'a Runtime,
+    options: &'a Options,
+    model: PathBuf,
+    training: PathBuf,
+    test: PathBuf,
+    scratch: &'a Path,
+}
+
+impl Bench<'_> {
+    fn run(&self, results: &Path, stop: &AtomicBool, report: &mut dyn FnMut(Event)) -> Result<Option<Report>> {
+        let model = onnx::read(&self.model)?;
+        let plans = [self.plan(&model, 0.0)?, self.plan(&model, self.options.lambda)?];
+        let names: Vec<String> = plans[0].manifest.parameters.iter().map(|p| p.name.clone()).collect();
+        let inference = onnx::without_weights(&self.model, &names)?;
+        let mut figures = [Vec::new(), Vec::new()];
+        let mut test = None;
+        for seed in 0..self.options.seeds {
+            let weights = initial_weights(&model.graph, seed);
+            for (k, kind) in Kind::ALL.into_iter().enumerate() {
+                let artifact = self.artifact(kind, seed);
+                let mut plan = plans[k].clone();
+                plan.tensors.extend(weights.clone());
+                artifact::write(&plan, &inference, &artifact, false)?;
+                if seed == 0 && kind == Kind::Fam {
+                    artifact::write(&plan, &inference, &results.join(ARTIFACT), false)?;
+                }
+                let Some(run) = self.train(kind, seed, stop, report)? else {
+                    return Ok(None);
+                };
+                let measured = self.evaluate(&run, &mut test)?;
+                report(Event::Trained { kind, seed, figures: &measured });
+                figures[k].push(measured);
+                if seed == 0 {
+                    onnx::save(&artifact::export(&run)?.bytes, &results.join(kind.file()))?;
+                }
+            }
+        }
+        report(Event::Timing);
+        let [plain, fam] = self.time_steps()?;
+        let [plain_figures, fam_figures] = figures;
+        Ok(Some(Report {
+            plain: Runs { kind: Kind::Plain, figures: plain_figures, step: plain },
+            fam: Runs { kind: Kind::Fam, figures: fam_figures, step: fam },
+        }))
+    }
+
+    /// The artifact of the model with κ of [`LAYER`] weighted by `lambda`.
+    fn plan(&self, model: &crate::ir::Model, lambda: f64) -> Result<Plan> {
+        let options = artifact::Options {
+            layers: vec![(LAYER.to_owned(), lambda)],
+            target: Target::Loss { kind: Loss::SoftmaxCrossEntropy, label_smoothing: 0.0 },
+            output_name: None,
+            measure: Measure::Neuronwise,
+            per_fan_in: false,
+            estimator: Some(Estimator::Exact),
+            detach_trace: false,
+            optimizer: Sgd { momentum: 0.9, nesterov: false, weight_decay: 5e-4 },
+            clip_norm: None,
+            freeze: Vec::new(),
+            train_batch_norm: false,
+        };
+        let source = manifest::Source { name: MODEL.to_owned(), sha256: manifest::sha256(MODEL_BYTES) };
+        artifact::plan(model, &options, source, options.record())
+    }
+
+    fn artifact(&self, kind: Kind, seed: u64) -> PathBuf {
+        self.scratch.join(format!("{}-{seed}.fam", kind.name()))
+    }
+
+    fn config(&self, kind: Kind, seed: u64) -> Config {
+        Config {
+            artifact: self.artifact(kind, seed),
+            data: self.training.clone(),
+            epochs: Some(self.options.epochs),
+            batch_size: BATCH,
+            lr: 0.02,
+            schedule: Schedule::Cosine,
+            seed,
+            checkpoint_every: Some(NO_CHECKPOINT_BEFORE_THE_END),
+            device: self.options.runtime.device,
+            threads: self.options.runtime.threads,
+            ..Config::default()
+        }
+    }
+
+    /// Directory of the run; `None` if it was stopped.
+    fn train(
+        &self,
+        kind: Kind,
+        seed: u64,
+        stop: &AtomicBool,
+        report: &mut dyn FnMut(Event),
+    ) -> Result<Option<PathBuf>> {
+        let config = self.config(kind, seed);
+        let trainer = Trainer::new(self.runtime, &config)?;
+        let run = Run::create(&self.scratch.join(format!("{}-{seed}.run", kind.name())), &config, trainer.manifest())?;
+        let outcome = trainer.run(&run, stop, &mut |event| match event {
+            train::Event::Start { plan, device } if seed == 0 && kind == Kind::Plain => report(Event::Start {
+                steps: plan.total * self.options.seeds * Kind::ALL.len() as u64,
+                training_samples: plan.training_samples,
+                device: *device,
+            }),
+            train::Event::Step { record, .. } => report(Event::Step { kind, seed, record }),
+            _ => {}
+        })?;
+        Ok((outcome.end != End::Interrupted).then_some(run.directory))
+    }
+
+    /// Figures of a run's weights on the test digits, which are read the first time.
+    fn evaluate(&self, run: &Path, test: &mut Option<Dataset>) -> Result<Figures> {
+        let weights = run::weights(run)?;
+        let quiet = runtime::Options { spin: false, ..self.options.runtime };
+        let mut evaluator = Evaluator::open(self.runtime, &weights.manifest, &weights.graphs, &quiet, 0, None)?;
+        evaluator.hold(&weights.tensors)?;
+        if test.is_none() {
+            let mut source = data::read(&self.test).map_err(train::Error::from)?;
+            *test = Dataset::held_out(&mut source, evaluator.spec()).map_err(train::Error::from)?;
+        }
+        let Some(test) = test else {
+            return Err(train::Error::NoFullBatch { samples: 0, batch: BATCH }.into());
+        };
+        let all: Vec<usize> = (0..test.samples()).collect();
+        Ok(evaluator.evaluate(test, &all, BATCH)?)
+    }
+
+    /// The median step of each kind, measured in turn so that both see the same machine.
+    fn time_steps(&self) -> Result<[Duration; 2]> {
+        let trainer = |kind| Trainer::new(self.runtime, &self.config(kind, 0));
+        let mut trainers = [trainer(Kind::Plain)?, trainer(Kind::Fam)?];
+        let mut times = [Vec::new(), Vec::new()];
+        for _ in 0..TIMED_BLOCKS {
+            for (trainer, times) in trainers.iter_mut().zip(&mut times) {
+                times.extend(trainer.time_steps(BLOCK)?.split_off(BLOCK_WARMUP));
+            }
+        }
+        Ok(times.map(|mut times| {
+            times.sort_unstable();
+            times.get(times.len() / 2).copied().unwrap_or_default()
+        }))
+    }
+}
+
+/// Weight and bias of every layer from U(−1/√m, 1/√m), `m` its fan-in: what PyTorch does by default.
+fn initial_weights(graph: &Graph, seed: u64) -> BTreeMap<String, Tensor> {
+    let mut generator = ChaCha8Rng::seed_from_u64(seed);
+    let mut uniform = |bound: f64| {
+        let unit = f64::from(generator.next_u32()) / f64::from(u32::MAX);
+        bound * (2.0 * unit - 1.0)
+    };
+    let mut weights = BTreeMap::new();
+    for layer in flatness::layers(graph) {
+        let bound = 1.0 / (layer.m.max(1) as f64).sqrt();
+        let bias = graph.node(layer.node).input(2);
+        for id in std::iter::once(layer.weight).chain(bias) {
+            if let Some(stored) = data_of(graph, id) {
+                let values: Vec<f64> = (0..stored.len()).map(|_| uniform(bound)).collect();
+                let tensor = Tensor::from_f64(stored.dtype, &stored.shape, values);
+                weights.insert(graph.name_of(id).to_owned(), tensor);
+            }
+        }
+    }
+    weights
+}
+
+fn data_of(graph: &Graph, id: ValueId) -> Option<&Tensor> {
+    graph.value(id).data.as_ref()
+}
+
+fn at(path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<> {
+    let path = path.to_owned();
+    move |source| Error::Io { path, source }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).map_err(at(directory))?;
+    }
+    fs::write(path, bytes).map_err(at(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_seed_makes_every_parameter() -> Result<()> {
+        let model = onnx::read_bytes(MODEL_BYTES, None)?;
+        let parameters = flatness::parameters(&model.graph);
+        let names: Vec<&str> = parameters.iter().map(|p| model.graph.name_of(p.value)).collect();
+        let weights = initial_weights(&model.graph, 0);
+        assert_eq!(names.len(), 10);
+        assert!(names.iter().all(|name| weights.contains_key(*name)), "{names:?}");
+
+        let fc2 = weights["fc2.weight"].to_f64();
+        let bound = 1.0 / 120f64.sqrt();
+        assert!(fc2.iter().all(|w| w.abs() <= bound + 1e-9));
+        let variance = fc2.iter().map(|w| w * w).sum::<f64>() / fc2.len() as f64;
+        assert!((variance / (bound * bound / 3.0) - 1.0).abs() < 0.05, "{variance}");
+        assert_eq!(initial_weights(&model.graph, 0), weights);
+        assert_ne!(initial_weights(&model.graph, 1), weights);
+        Ok(())
+    }
+
+    #[test]
+    fn deviation_is_that_of_a_sample() {
+        assert_eq!(mean_and_deviation(&[1.0, 3.0]), (2.0, Some(2f64.sqrt())));
+        assert_eq!(mean_and_deviation(&[5.0]), (5.0, None));
+    }
+}
