@@ -88,6 +88,7 @@ pub fn exact(layers: &[(&str, f64)]) -> Options {
         estimator: Some(Estimator::Exact),
         detach_trace: false,
         optimizer: Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 },
+        clip_norm: None,
         freeze: Vec::new(),
         train_batch_norm: false,
     }
