@@ -3,7 +3,8 @@
 
 mod common;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Write;
 
 use common::step::*;
 use fam_onnx::ad::{Differentiated, grad_model, jvp_model};
@@ -276,4 +277,66 @@ fn onnx_runtime_runs_what_every_operator_emits() {
         }
     }
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+}
+
+/// `UPDATE_EXPECT=1` writes the file anew.
+fn golden(name: &str, found: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    expect_test::expect_file![path].assert_eq(found);
+}
+
+/// The gradient of the cross-entropy with respect to every parameter.
+#[test]
+fn plain_gradients() {
+    for fixture in ["mlp", "mlp-dynamo", "lenet", "lenet-dynamo"] {
+        let plan = plan(&model(fixture), &exact(&[("penultimate", 0.0)]));
+        golden(&format!("gradient_{fixture}.txt"), &onnx::compact(&graph(&plan, "gradient.onnx").graph));
+    }
+}
+
+/// One step, and what evaluates, with κ of the layer behind one mask.
+#[test]
+fn steps_and_evaluations() {
+    for fixture in ["mlp", "mlp-dynamo"] {
+        let plan = plan(&model(fixture), &exact(&[("fc2", 0.1)]));
+        for file in ["train", "evaluate"] {
+            let text = onnx::compact(&graph(&plan, &format!("{file}.onnx")).graph);
+            golden(&format!("{file}_{fixture}_fc2.txt"), &text);
+        }
+    }
+}
+
+/// Nodes by operator: of the forward pass, of what the plain gradient adds, of what κ and its gradient add.
+#[test]
+fn nodes_of_a_resnet() {
+    let mut text = String::new();
+    for fixture in ["resnet", "resnet-dynamo"] {
+        let model = model(fixture);
+        for layer in ["neck", "fc"] {
+            let (with, without) = (plan(&model, &exact(&[(layer, 0.1)])), plan(&model, &exact(&[(layer, 0.0)])));
+            let count = |model: &Model| {
+                let mut counts: BTreeMap<String, i64> = BTreeMap::new();
+                for node in &model.graph.nodes {
+                    *counts.entry(node.op.clone()).or_default() += 1;
+                }
+                counts
+            };
+            let forward = count(&model);
+            let plain = count(graph(&without, "gradient.onnx"));
+            let all = count(graph(&with, "gradient.onnx"));
+            let operators: BTreeSet<&String> = forward.keys().chain(plain.keys()).chain(all.keys()).collect();
+            let _ = writeln!(text, "{fixture} {layer}\n{:20}{:>8}{:>8}{:>8}", "operator", "forward", "plain", "FAM");
+            let mut row = |name: &str, f: i64, p: i64, a: i64| {
+                let _ = writeln!(text, "{name:20}{f:>8}{:>8}{:>8}", p - f, a - p);
+            };
+            let of = |counts: &BTreeMap<String, i64>, name: &str| counts.get(name).copied().unwrap_or(0);
+            for name in operators {
+                row(name, of(&forward, name), of(&plain, name), of(&all, name));
+            }
+            let total = |counts: &BTreeMap<String, i64>| counts.values().sum();
+            row("all", total(&forward), total(&plain), total(&all));
+            text.push('\n');
+        }
+    }
+    golden("nodes_resnet.txt", text.trim_end());
 }
