@@ -48,7 +48,7 @@ pub struct Options {
 
 impl Options {
     /// The options as the manifest keeps them.
-    pub fn record(&self) -> Map<String, Value> {
+    fn record(&self) -> Map<String, Value> {
         let layers: Vec<Value> =
             self.layers.iter().map(|(name, lambda)| json!({"layer": name, "lambda": lambda})).collect();
         let (loss, label_smoothing) = match &self.target {
@@ -120,17 +120,12 @@ pub struct Plan {
     pub report: Report,
 }
 
-/// Everything that the artifact of `model` holds; `source` names the file and `options_json` the options for the record.
+/// Everything that the artifact of `model` holds; `source` names the file that the model comes from.
 ///
 /// # Errors
 /// Unknown names with the nearest ones, losses that do not fit the prediction, nodes without derivative, and all that
 /// [`crate::flatness::build`] says.
-pub fn plan(
-    model: &Model,
-    options: &Options,
-    source: manifest::Source,
-    options_json: Map<String, Value>,
-) -> Result<Plan> {
+pub fn plan(model: &Model, options: &Options, source: manifest::Source) -> Result<Plan> {
     let closed = |p: &Plan| p.report.layers.iter().any(|l| l.estimator == Estimator::Exact && l.lambda > 0.0);
     let mut plan = assemble(model, options)?;
     let step = plan.report.forward.flops + plan.report.plain.flops;
@@ -145,7 +140,7 @@ pub fn plan(
         }
     }
     plan.manifest.source = source;
-    plan.manifest.options = options_json;
+    plan.manifest.options = options.record();
     Ok(plan)
 }
 
@@ -155,7 +150,7 @@ pub fn plan(
 /// As [`plan`].
 pub fn report(model: &Model, options: &Options) -> Result<Report> {
     let source = manifest::Source { name: String::new(), sha256: String::new() };
-    Ok(plan(model, options, source, Map::new())?.report)
+    Ok(plan(model, options, source)?.report)
 }
 
 fn assemble(model: &Model, options: &Options) -> Result<Plan> {

@@ -95,7 +95,7 @@ pub fn exact(layers: &[(&str, f64)]) -> Options {
 
 pub fn plan(model: &Model, options: &Options) -> Plan {
     let source = Source { name: "model.onnx".to_string(), sha256: String::new() };
-    artifact::plan(model, options, source, serde_json::Map::new()).expect("a plan")
+    artifact::plan(model, options, source).expect("a plan")
 }
 
 /// A graph of the plan by its file name.
