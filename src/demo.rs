@@ -279,6 +279,7 @@ impl Bench<'_> {
             estimator: Some(Estimator::Exact),
             detach_trace: false,
             optimizer: Sgd { momentum: 0.9, nesterov: false, weight_decay: 5e-4 },
+            clip_norm: None,
             freeze: Vec::new(),
             train_batch_norm: false,
         };

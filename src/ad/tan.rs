@@ -238,6 +238,11 @@ impl<'g> Tan<'g> {
         self.apply(|_| Linear::ScatterElements { indices, axis: axis as usize, shape })
     }
 
+    /// The elements of the flat tangent at `indices`, which a pooling of samples made.
+    pub fn pool_pick(self, indices: Val<'g>) -> Tan<'g> {
+        self.apply(|_| Linear::PoolPick { indices })
+    }
+
     /// ONNX's GatherND without batch axes.
     pub fn gather_nd(self, indices: Val<'g>) -> Tan<'g> {
         self.apply(|_| Linear::GatherNd { indices })

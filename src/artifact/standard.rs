@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::flatness::{Estimator, Measure};
 use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Tensor, Val, ValueId, fixed};
 use crate::loss::Loss;
-use crate::optim::Sgd;
+use crate::optim::{self, Sgd, Step};
 use crate::simplify;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashSet};
@@ -38,6 +38,8 @@ pub struct Options {
     pub estimator: Option<Estimator>,
     pub detach_trace: bool,
     pub optimizer: Sgd,
+    /// Limit of the gradients' joint norm.
+    pub clip_norm: Option<f64>,
     /// Globs over parameter names that stay as they are.
     pub freeze: Vec<String>,
     /// Batch norm normalises by the batch and updates its running statistics.
@@ -65,6 +67,7 @@ impl Options {
                 "optimizer",
                 json!({"name": "sgd", "momentum": sgd.momentum, "nesterov": sgd.nesterov, "weight_decay": sgd.weight_decay}),
             ),
+            ("clip_norm", json!(self.clip_norm)),
             ("freeze", json!(self.freeze)),
             ("batch_norm", json!(if self.train_batch_norm { "train" } else { "frozen" })),
         ];
@@ -168,7 +171,8 @@ fn assemble(model: &Model, options: &Options) -> Result<Plan> {
     let whole = b.finish()?;
     let cutter = Cutter { model, whole: &whole, opened: &opened };
     let forward = cutter.cut("forward", &[std::slice::from_ref(&names.loss)])?;
-    let plain = cutter.cut("plain", &[std::slice::from_ref(&names.loss), &names.plain])?;
+    let of = |map: &BTreeMap<String, String>| map.values().cloned().collect::<Vec<_>>();
+    let plain = cutter.cut("plain", &[std::slice::from_ref(&names.loss), &names.plain, &of(&names.statistics)])?;
     let evaluate = cutter.cut(
         "evaluate",
         &[&names.predictions, std::slice::from_ref(&names.loss), &names.kappa, &[names.objective.clone()]],
@@ -177,7 +181,6 @@ fn assemble(model: &Model, options: &Options) -> Result<Plan> {
         .chain(names.trained_kappa.clone())
         .chain([names.objective.clone()])
         .collect();
-    let of = |map: &BTreeMap<String, String>| map.values().cloned().collect::<Vec<_>>();
     let gradient = cutter.cut("gradient", &[&scalars, &of(&names.gradients), &of(&names.statistics)])?;
     let train = cutter.cut("train", &[&scalars, &of(&names.steps), &of(&names.statistics)])?;
     let optimizer = optimizer(model, &whole, &names, options)?;
@@ -247,7 +250,9 @@ fn name_outputs<'g>(b: &'g Builder, traced: &Traced<'g>, options: &Options, rate
     for (parameter, gradient) in &traced.gradients {
         let name = parameter.name();
         names.gradients.insert(name.clone(), b.output(*gradient, &format!("{name}.grad")));
-        let step = options.optimizer.step(b, *parameter, *gradient, rate);
+    }
+    for (parameter, step) in steps(b, &traced.gradients, options, rate) {
+        let name = parameter.name();
         names.steps.insert(name.clone(), b.output(step.parameter, &format!("{name}.next")));
         for state in step.state {
             names.steps.insert(state.name.clone(), b.output(state.next, &format!("{}.next", state.name)));
@@ -261,6 +266,24 @@ fn name_outputs<'g>(b: &'g Builder, traced: &Traced<'g>, options: &Options, rate
         names.state.push((name, old.fact()));
     }
     names
+}
+
+/// The optimiser's step of each parameter by its gradient.
+fn steps<'g>(
+    b: &'g Builder,
+    pairs: &[(Val<'g>, Val<'g>)],
+    options: &Options,
+    rate: Val<'g>,
+) -> Vec<(Val<'g>, Step<'g>)> {
+    let gradients: Vec<Val> = pairs.iter().map(|(_, gradient)| *gradient).collect();
+    let gradients = match options.clip_norm {
+        Some(limit) => optim::clip_by_norm(b, &gradients, limit),
+        None => gradients,
+    };
+    let step = |((parameter, _), gradient): (&(Val<'g>, Val<'g>), Val<'g>)| {
+        (*parameter, options.optimizer.step(b, *parameter, gradient, rate))
+    };
+    pairs.iter().zip(gradients).map(step).collect()
 }
 
 fn layer_reports(b: &Builder, traced: &Traced<'_>, options: &Options) -> Vec<LayerReport> {
@@ -317,8 +340,7 @@ fn optimizer(model: &Model, whole: &Graph, names: &Names, options: &Options) -> 
         inputs.push((b.input(parameter, fact.clone(), None), b.input(gradient, fact, None)));
     }
     let rate = b.input(&names.learning_rate, Fact::new(DType::F32, Vec::<Dim>::new()), None);
-    for (parameter, gradient) in inputs {
-        let step = options.optimizer.step(&b, parameter, gradient, rate);
+    for (parameter, step) in steps(&b, &inputs, options, rate) {
         b.output(step.parameter, &format!("{}.next", parameter.name()));
         for state in step.state {
             b.output(state.next, &format!("{}.next", state.name));

@@ -8,6 +8,7 @@ use crate::flatness::{self, Kappa, Layer, Objective, Parameter, Request};
 use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, ValueId};
 use crate::linear::Cotangent;
 use crate::lower;
+use std::collections::HashMap;
 
 /// The model's graph, ready to be traced.
 pub(super) struct Opened {
@@ -59,7 +60,12 @@ pub(super) fn open(model: &Model, options: &Options, notes: &mut Vec<String>) ->
     let outputs: Vec<String> = graph.outputs.iter().map(|&id| name(&graph, id)).collect();
     let statistics = if options.train_batch_norm { batch_norm::train(&mut graph, notes) } else { Vec::new() };
     let graph = lower::composites(graph, |_: &Node| true)?;
-    let mut parameters = flatness::parameters(&graph);
+    // What a value is used as shows before lowering; ids change, names stay.
+    let at: HashMap<&str, ValueId> = graph.value_ids().map(|id| (graph.name_of(id), id)).collect();
+    let mut parameters: Vec<Parameter> = flatness::parameters(&model.graph)
+        .into_iter()
+        .filter_map(|p| Some(Parameter { value: *at.get(model.graph.name_of(p.value))?, ..p }))
+        .collect();
     for parameter in &mut parameters {
         let frozen = options.freeze.iter().any(|glob| matches_glob(glob, graph.name_of(parameter.value)));
         parameter.trainable &= !frozen;

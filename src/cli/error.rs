@@ -73,12 +73,24 @@ impl Error {
             Error::Program(Program::Runtime(error)) => runtime_hint(error),
             Error::Program(Program::Train(train::Error::Runtime(error))) => runtime_hint(error),
             Error::Program(Program::Train(error)) => train_hint(error),
-            Error::Program(Program::Exists { .. }) => {
-                Some("choose another directory with -o, or replace this one with --force".to_owned())
-            }
+            Error::Program(error) => model_hint(error),
             _ => None,
         }
     }
+}
+
+fn model_hint(error: &Program) -> Option<String> {
+    let hint = match error {
+        Program::Exists { .. } => "choose another directory with -o, or replace this one with --force",
+        Program::UnknownName { what: "layer", .. } => "fam-onnx inspect MODEL lists the layers and their names",
+        Program::UnknownName { what: "output" | "tensor", .. } => "fam-onnx print MODEL shows every name",
+        Program::UnknownName { what: "parameter", .. } => "fam-onnx inspect MODEL lists the parameters",
+        Program::SeveralOutputs { .. } => "--output-name NAME",
+        Program::NoClosedForm { .. } => "--estimator hutchinson estimates κ for any head",
+        Program::NotDifferentiable { .. } => "fam-onnx inspect MODEL lists every operator with its derivative",
+        _ => return None,
+    };
+    Some(hint.to_owned())
 }
 
 fn runtime_hint(error: &runtime::Error) -> Option<String> {

@@ -61,14 +61,21 @@ pub(super) struct Inject {
     #[arg(long)]
     detach_trace: bool,
 
+    /// What makes steps of gradients
     #[arg(long, value_enum, default_value_t = Optimizer::Sgd)]
     optimizer: Optimizer,
+    /// How much of the last direction a step keeps, 0 to 1
     #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     momentum: f64,
+    /// Look ahead along the momentum
     #[arg(long, requires = "momentum")]
     nesterov: bool,
+    /// Added to the gradient, times the parameter
     #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     weight_decay: f64,
+    /// Limit of the gradients' joint norm
+    #[arg(long, value_name = "C", allow_negative_numbers = true)]
+    clip_norm: Option<f64>,
     /// Parameters that stay as they are; `*` and `?` as in file names, may be repeated
     #[arg(long, value_name = "GLOB")]
     freeze: Vec<String>,
@@ -134,6 +141,13 @@ fn finite_in(option: &str, value: f64, low: f64, high: f64) -> Result<f64> {
     Err(usage(format!("{option} is {value}, expected {range}")))
 }
 
+fn positive(option: &str, value: f64) -> Result<f64> {
+    if value.is_finite() && value > 0.0 {
+        return Ok(value);
+    }
+    Err(usage(format!("{option} is {value}, expected a finite number above 0")))
+}
+
 impl Inject {
     pub fn run(&self, output: &Output) -> Result<()> {
         let options = self.options()?;
@@ -163,6 +177,7 @@ impl Inject {
     fn options(&self) -> Result<Options> {
         let weight_decay = finite_in("--weight-decay", self.weight_decay, 0.0, f64::INFINITY)?;
         let momentum = finite_in("--momentum", self.momentum, 0.0, 1.0)?;
+        let clip_norm = self.clip_norm.map(|c| positive("--clip-norm", c)).transpose()?;
         let label_smoothing = finite_in("--label-smoothing", self.label_smoothing, 0.0, 1.0)?;
         let kind = self.loss.unwrap_or(Loss::SoftmaxCrossEntropy);
         if label_smoothing > 0.0 && !kind.wants_classes() {
@@ -187,6 +202,7 @@ impl Inject {
             },
             detach_trace: self.detach_trace,
             optimizer: Sgd { momentum, nesterov: self.nesterov, weight_decay },
+            clip_norm,
             freeze: self.freeze.clone(),
             train_batch_norm: self.batch_norm == BatchNorm::Train,
         })

@@ -95,6 +95,7 @@ impl Inspect {
             per_fan_in: false,
             estimator: None,
             detach_trace: false,
+            clip_norm: None,
             optimizer: Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 },
             freeze: Vec::new(),
             train_batch_norm: false,

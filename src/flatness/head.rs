@@ -111,8 +111,10 @@ fn mixes_samples(head: &Linearised<'_>, z: &[Dim]) -> Option<String> {
         axis.push(next);
     }
     let needed = head.needed();
-    let lost = |id: usize| needed[id] && axis[id].is_none();
-    (0..all.len()).find(|&id| lost(id)).map(|id| all[id].scope.clone())
+    let lost = (0..all.len()).find(|&id| needed[id] && axis[id].is_none());
+    // What the loss reads has its samples in front too.
+    let moved = || head.of.iter().filter_map(|t| t.id()).find(|&id| axis[id] != Some(0));
+    lost.or_else(moved).map(|id| all[id].scope.clone())
 }
 
 impl<'g> Linear<'g> {
@@ -122,6 +124,7 @@ impl<'g> Linear<'g> {
             Linear::Scale(v) | Linear::Quotient(v) | Linear::MatMulRight(v) | Linear::MatMulLeft(v) => Some(*v),
             Linear::Mask { cond, .. } => Some(*cond),
             Linear::Gather { indices, .. }
+            | Linear::PoolPick { indices }
             | Linear::GatherElements { indices, .. }
             | Linear::ScatterElements { indices, .. }
             | Linear::GatherNd { indices }
@@ -161,7 +164,9 @@ impl<'g> Linear<'g> {
                 std::cmp::Ordering::Greater => Some(axis - 1 + indices.rank()),
                 std::cmp::Ordering::Equal => None,
             },
-            Linear::Conv { .. } | Linear::ConvTranspose { .. } | Linear::AveragePool(_) => (axis == 0).then_some(0),
+            Linear::Conv { .. } | Linear::ConvTranspose { .. } | Linear::AveragePool(_) | Linear::PoolPick { .. } => {
+                (axis == 0).then_some(0)
+            }
             Linear::CumSum { axis: at, .. } => (axis != *at).then_some(axis),
             Linear::GatherElements { axis: at, .. } | Linear::ScatterElements { axis: at, .. } => {
                 (axis != *at).then_some(axis)

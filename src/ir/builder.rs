@@ -400,7 +400,10 @@ impl Builder {
         let fact = value.fact.clone();
         let name = s.fresh(name);
         if !taken && !named {
-            s.graph.value_mut(val.id()).name = name.clone();
+            let old = std::mem::replace(&mut s.graph.value_mut(val.id()).name, name.clone());
+            if !s.graph.nodes.iter().any(|node| node.name == old) {
+                s.names.remove(&old);
+            }
             s.graph.outputs.push(val.id());
             return name;
         }
@@ -435,7 +438,8 @@ impl Builder {
     /// Says more of a value than its operator could. What a rewrite has put a negation outside of has that shape too.
     pub fn refine_fact(&self, val: Val<'_>, known: &Fact) {
         let mut s = self.state.borrow_mut();
-        let mut next = Some(val.id());
+        let (mut next, mut known) = (Some(val.id()), known.clone());
+        // The shape of −v is that of v: a rewrite may have pulled the sign out of the node that `known` speaks of.
         while let Some(id) = next {
             let fact = refine(s.graph.value(id).fact.clone(), known.clone());
             for (axis, dim) in fact.shape.iter().flatten().enumerate() {
@@ -444,9 +448,9 @@ impl Builder {
                 }
             }
             s.graph.value_mut(id).fact = fact;
-            // A negation that a rewrite moved outwards stands for the node that was asked for.
-            let producer = s.graph.value(id).producer.map(|id| s.graph.node(id));
-            next = producer.filter(|node| node.op == "Neg" && node.domain.is_empty()).and_then(|node| node.input(0));
+            let producer = s.graph.value(id).producer.map(|node| s.graph.node(node));
+            known.ints = None;
+            next = producer.filter(|node| node.op == "Neg").and_then(|node| node.input(0));
         }
     }
 

@@ -13,7 +13,7 @@ pub use convolution::ConvGeometry;
 pub use pooling::{AveragePool, Divisor};
 pub use reshape::{align, with_lead};
 
-use crate::ir::{DType, Dim, Val, broadcast};
+use crate::ir::{DType, Dim, Val, broadcast, count};
 
 #[derive(Clone)]
 pub enum Linear<'g> {
@@ -53,6 +53,10 @@ pub enum Linear<'g> {
     Gather {
         indices: Val<'g>,
         axis: usize,
+    },
+    /// `flat(t)[indices]` of a pooling: an index never leaves its sample
+    PoolPick {
+        indices: Val<'g>,
     },
     /// `t[indices[i, j, …], j, …]`; transposed: the same scatter with addition
     GatherElements {
@@ -154,6 +158,7 @@ impl<'g> Linear<'g> {
             }
             Linear::Pad(pads) => t.iter().zip(pads).map(|(d, (a, b))| d.clone() + a.clone() + b.clone()).collect(),
             Linear::Gather { indices, axis } => index::gather_shape(t, &indices.shape(), *axis),
+            Linear::PoolPick { indices } => indices.shape(),
             Linear::GatherElements { indices, .. } => indices.shape(),
             Linear::GatherNd { indices } => index::gather_nd_shape(t, &indices.shape()),
             Linear::Conv { w, g } => g.conv_shape(t, &w.shape()),
@@ -188,6 +193,7 @@ impl<'g> Linear<'g> {
             Linear::Permute(perm) => t.permute(&reshape::permutation(perm, lead)),
             Linear::Pad(pads) => reshape::pad(t, &reshape::pads_with_lead(pads, lead)),
             Linear::Gather { indices, axis } => index::gather(t, *indices, axis + skip),
+            Linear::PoolPick { indices } => index::gather(t.reshape(&with_lead(&[count(from)], lead)), *indices, skip),
             Linear::GatherElements { indices, axis } => index::gather_elements(t, *indices, *axis, lead),
             Linear::ScatterElements { indices, axis, shape } => {
                 index::scatter_elements(t, *indices, *axis, shape, lead)
@@ -238,6 +244,11 @@ impl<'g> Linear<'g> {
                 let back: Vec<_> =
                     pads.iter().map(|(a, b)| (zero.clone() - a.clone(), zero.clone() - b.clone())).collect();
                 Cotangent::new(reshape::pad(ct.materialise(), &reshape::pads_with_lead(&back, lead)))
+            }
+            Linear::PoolPick { indices } => {
+                let flat = with_lead(&[count(from)], lead);
+                let back = index::gather_transposed(ct.materialise(), *indices, skip, &flat);
+                Cotangent::new(back.reshape(&with_lead(from, lead)))
             }
             Linear::Gather { indices, axis } => Cotangent::new(index::gather_transposed(
                 ct.materialise(),

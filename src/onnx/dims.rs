@@ -66,12 +66,17 @@ impl Symbols {
         split_at_depth_0(term, '*')?.into_iter().try_fold(Dim::Fixed(1), |product, factor| {
             let factor = match factor.parse::<i64>() {
                 Ok(n) => Dim::Fixed(n),
-                Err(_) if self.0.contains(factor) || factor.starts_with("floor(") => Dim::symbol(factor),
+                Err(_) if self.0.contains(factor) || is_function(factor) => Dim::symbol(factor),
                 Err(_) => return None,
             };
             Some(product * factor)
         })
     }
+}
+
+/// What has no polynomial is one symbol as a whole.
+fn is_function(factor: &str) -> bool {
+    ["floor(", "min("].iter().any(|name| factor.starts_with(name))
 }
 
 enum Part<'a> {
@@ -123,6 +128,7 @@ mod tests {
         assert_eq!(symbols.dim("2*H - 1"), Dim::Fixed(2) * h.clone() - Dim::Fixed(1));
         assert_eq!(symbols.dim("-H + N"), n - h.clone());
         assert_eq!(symbols.dim("2*floor((H - 1)/2)"), Dim::Fixed(2) * (h - Dim::Fixed(1)).div_floor(2));
+        assert_eq!(symbols.dim("N*min(H, 9)"), Dim::symbol("N") * Dim::symbol("min(H, 9)"));
         for whole in ["batch-size", "a b", "2*K", "H+1", "H - ", "((H", "H)", "", "*", "9223372036854775808"] {
             assert_eq!(symbols.dim(whole).as_symbol(), Some(whole));
         }

@@ -4,7 +4,7 @@ use super::conv::index;
 use super::window::{Windows, dims, inside, positions, sizes};
 use super::{Array, Case, Cx, EvalCx, FactCx, Fault, Op, Tangent};
 use crate::ad::Tan;
-use crate::ir::{Attrs, DType, Dim, Fact, count};
+use crate::ir::{Attrs, DType, Dim, Fact};
 use ndarray::{ArrayD, IxDyn};
 
 fn facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
@@ -22,7 +22,7 @@ fn max_pool<'g>(c: &Cx<'g>) -> Tan<'g> {
     let mut attrs: Attrs = c.attrs().clone();
     attrs.0.remove("storage_order");
     match c.b.node("MaxPool", &[Some(x)], attrs, 2).as_slice() {
-        [_, indices] => dx.reshape(&[count(&x.shape())]).gather(*indices, 0),
+        [_, indices] => dx.pool_pick(*indices),
         _ => c.zero(),
     }
 }

@@ -1,6 +1,6 @@
 //! Optimisers as graphs: parameters, gradients and state in, new parameters and state out.
 
-use crate::ir::{Builder, Fact, Val};
+use crate::ir::{Attrs, Builder, DType, Fact, Val};
 
 /// Stochastic gradient descent as PyTorch's `SGD`:
 /// `g ← g + decay·w`, `v ← μ·v + g`, `w ← w − η·(v, or g + μ·v with Nesterov)`.
@@ -42,4 +42,15 @@ impl Sgd {
         let state = Carried { name: velocity.name(), next, fact };
         Step { parameter: parameter - direction * rate, state: vec![state] }
     }
+}
+
+/// The gradients scaled so that their joint norm is at most `limit`, as PyTorch's `clip_grad_norm_`:
+/// `g · min(1, limit / (‖g‖ + 1e-6))`.
+pub fn clip_by_norm<'g>(b: &'g Builder, gradients: &[Val<'g>], limit: f64) -> Vec<Val<'g>> {
+    b.scope("clip/");
+    let squares = gradients.iter().map(|g| g.square().sum_all().cast(DType::F32));
+    let Some(total) = squares.reduce(|sum, square| sum + square) else { return Vec::new() };
+    let ratio = limit / (total.sqrt() + 1e-6);
+    let scale = b.op("Min", &[ratio, ratio.like(1.0)], Attrs::new());
+    gradients.iter().map(|g| *g * scale.cast(g.dtype())).collect()
 }

@@ -36,6 +36,7 @@ const REWRITES: &[Rewrite] = &[
     layout::expanded_operand,
     layout::sum_of_parts,
     layout::reduced_size_one,
+    layout::one_sum,
     negation::double,
     negation::in_sum,
     negation::outwards,

@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod npz;
+pub mod step;
 
 use std::{
     fs::{self, File},
