@@ -111,22 +111,30 @@ pub enum Event<'a> {
         seed: u64,
         record: &'a StepRecord,
     },
-    /// A run has ended, and its weights were evaluated on the test digits.
+    /// A run has ended, and its weights were evaluated.
     Trained {
         kind: Kind,
         seed: u64,
-        figures: &'a Figures,
+        outcome: &'a Outcome,
     },
     /// All runs have ended; steps of both kinds are timed.
     Timing,
+}
+
+/// What the weights of one run are worth.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// κ belongs to the loss that is minimised, so it is told of these digits.
+    pub training: Figures,
+    pub test: Figures,
 }
 
 /// The runs of one kind.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Runs {
     pub kind: Kind,
-    /// On the test digits, one a seed.
-    pub figures: Vec<Figures>,
+    /// One a seed.
+    pub outcomes: Vec<Outcome>,
     /// The median step.
     pub step: Duration,
 }
@@ -184,7 +192,7 @@ pub fn run(
         runtime,
         options,
         model: draft.path().join(MODEL),
-        test: draft.path().join(DATA),
+        digits: draft.path().join(DATA),
         training,
         scratch: scratch.path(),
     };
@@ -195,13 +203,30 @@ pub fn run(
     Ok(Some(measured))
 }
 
+struct Digits {
+    training: Dataset,
+    test: Dataset,
+}
+
+impl Digits {
+    fn read(directory: &Path, spec: &data::Spec) -> Result<Digits, train::Error> {
+        let mut source = data::read(directory)?;
+        let training = Dataset::new(&mut source, spec)?;
+        let test = Dataset::held_out(&mut source, spec)?;
+        let test = test.ok_or_else(|| train::Error::Data(data::Error::UnknownFormat { path: directory.to_owned() }))?;
+        Ok(Digits { training, test })
+    }
+}
+
 /// Everything that the runs share.
 struct Bench<'a> {
     runtime: &'a Runtime,
     options: &'a Options,
     model: PathBuf,
+    /// All digits.
+    digits: PathBuf,
+    /// Those to train on.
     training: PathBuf,
-    test: PathBuf,
     scratch: &'a Path,
 }
 
@@ -211,8 +236,8 @@ impl Bench<'_> {
         let plans = [self.plan(&model, 0.0)?, self.plan(&model, self.options.lambda)?];
         let names: Vec<String> = plans[0].manifest.parameters.iter().map(|p| p.name.clone()).collect();
         let inference = onnx::without_weights(&self.model, &names)?;
-        let mut figures = [Vec::new(), Vec::new()];
-        let mut test = None;
+        let mut outcomes = [Vec::new(), Vec::new()];
+        let mut digits = None;
         for seed in 0..self.options.seeds {
             let weights = initial_weights(&model.graph, seed);
             for (k, kind) in Kind::ALL.into_iter().enumerate() {
@@ -226,9 +251,9 @@ impl Bench<'_> {
                 let Some(run) = self.train(kind, seed, stop, report)? else {
                     return Ok(None);
                 };
-                let measured = self.evaluate(&run, &mut test)?;
-                report(Event::Trained { kind, seed, figures: &measured });
-                figures[k].push(measured);
+                let outcome = self.evaluate(&run, &mut digits)?;
+                report(Event::Trained { kind, seed, outcome: &outcome });
+                outcomes[k].push(outcome);
                 if seed == 0 {
                     onnx::save(&artifact::export(&run)?.bytes, &results.join(kind.file()))?;
                 }
@@ -236,10 +261,10 @@ impl Bench<'_> {
         }
         report(Event::Timing);
         let [plain, fam] = self.time_steps()?;
-        let [plain_figures, fam_figures] = figures;
+        let [plain_outcomes, fam_outcomes] = outcomes;
         Ok(Some(Report {
-            plain: Runs { kind: Kind::Plain, figures: plain_figures, step: plain },
-            fam: Runs { kind: Kind::Fam, figures: fam_figures, step: fam },
+            plain: Runs { kind: Kind::Plain, outcomes: plain_outcomes, step: plain },
+            fam: Runs { kind: Kind::Fam, outcomes: fam_outcomes, step: fam },
         }))
     }
 
@@ -259,7 +284,7 @@ impl Bench<'_> {
             train_batch_norm: false,
         };
         let source = manifest::Source { name: MODEL.to_owned(), sha256: manifest::sha256(MODEL_BYTES) };
-        artifact::plan(model, &options, source, options.record())
+        artifact::plan(model, &options, source)
     }
 
     fn artifact(&self, kind: Kind, seed: u64) -> PathBuf {
@@ -305,21 +330,21 @@ impl Bench<'_> {
         Ok((outcome.end != End::Interrupted).then_some(run.directory))
     }
 
-    /// Figures of a run's weights on the test digits, which are read the first time.
-    fn evaluate(&self, run: &Path, test: &mut Option<Dataset>) -> Result<Figures> {
+    /// What a run's weights are worth; `digits` are read the first time.
+    fn evaluate(&self, run: &Path, digits: &mut Option<Digits>) -> Result<Outcome> {
         let weights = run::weights(run)?;
         let quiet = runtime::Options { spin: false, ..self.options.runtime };
         let mut evaluator = Evaluator::open(self.runtime, &weights.manifest, &weights.graphs, &quiet, 0, None)?;
         evaluator.hold(&weights.tensors)?;
-        if test.is_none() {
-            let mut source = data::read(&self.test).map_err(train::Error::from)?;
-            *test = Dataset::held_out(&mut source, evaluator.spec()).map_err(train::Error::from)?;
-        }
-        let Some(test) = test else {
-            return Err(train::Error::NoFullBatch { samples: 0, batch: BATCH }.into());
+        let digits = match digits {
+            Some(digits) => digits,
+            None => digits.insert(Digits::read(&self.digits, evaluator.spec())?),
         };
-        let all: Vec<usize> = (0..test.samples()).collect();
-        Ok(evaluator.evaluate(test, &all, BATCH)?)
+        let mut over = |data: &Dataset| {
+            let all: Vec<usize> = (0..data.samples()).collect();
+            evaluator.evaluate(data, &all, BATCH)
+        };
+        Ok(Outcome { training: over(&digits.training)?, test: over(&digits.test)? })
     }
 
     /// The median step of each kind, measured in turn so that both see the same machine.

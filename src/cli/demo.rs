@@ -8,9 +8,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{Error, Output, Result, RuntimeArgs, interrupt, table::table};
-use crate::{
-    demo::{self, ARTIFACT, BATCH, DATA, Event, LAYER, MODEL, Options, Report, Runs, mean_and_deviation},
-    train::Figures,
+use crate::demo::{
+    self, ARTIFACT, BATCH, DATA, Event, LAYER, MODEL, Options, Outcome, Report, Runs, mean_and_deviation,
 };
 
 /// The whole way on real data that ships with the program
@@ -93,13 +92,13 @@ impl Progress {
                     bar.set_message(format!("{}, seed {seed}: loss {:.4}", kind.name(), record.loss));
                 }
             }
-            Event::Trained { kind, seed, figures } => {
+            Event::Trained { kind, seed, outcome } => {
                 self.line(&format!(
                     "{:<5}  seed {seed}  test accuracy {}  loss {:.3}  κ {:.2}  ({:.1} s)",
                     kind.name(),
-                    figures.accuracy.map_or("none".to_owned(), |a| format!("{:.1} %", 100.0 * a)),
-                    figures.loss,
-                    kappa(figures),
+                    outcome.test.accuracy.map_or("none".to_owned(), |a| format!("{:.1} %", 100.0 * a)),
+                    outcome.test.loss,
+                    kappa(outcome),
                     self.since.elapsed().as_secs_f64()
                 ));
                 self.since = Instant::now();
@@ -125,15 +124,15 @@ impl Progress {
     }
 }
 
-fn kappa(figures: &Figures) -> f64 {
-    figures.kappa.first().map_or(f64::NAN, |(_, value)| *value)
+fn kappa(outcome: &Outcome) -> f64 {
+    outcome.training.kappa.first().map_or(f64::NAN, |(_, value)| *value)
 }
 
 /// A figure of the table: its name in the JSON document, how it is read, how it is written.
 struct Column {
     title: &'static str,
     name: &'static str,
-    of: fn(&Figures) -> f64,
+    of: fn(&Outcome) -> f64,
     show: fn(f64) -> String,
 }
 
@@ -141,16 +140,16 @@ const COLUMNS: [Column; 3] = [
     Column {
         title: "test accuracy, %",
         name: "accuracy",
-        of: |f| f.accuracy.unwrap_or(f64::NAN),
+        of: |o| o.test.accuracy.unwrap_or(f64::NAN),
         show: |v| format!("{:.2}", 100.0 * v),
     },
-    Column { title: "test loss", name: "loss", of: |f| f.loss, show: |v| format!("{v:.4}") },
+    Column { title: "test loss", name: "loss", of: |o| o.test.loss, show: |v| format!("{v:.4}") },
     Column { title: "κ", name: "kappa", of: kappa, show: |v| format!("{v:.2}") },
 ];
 
 impl Column {
     fn statistics(&self, runs: &Runs) -> (f64, Option<f64>) {
-        mean_and_deviation(&runs.figures.iter().map(self.of).collect::<Vec<_>>())
+        mean_and_deviation(&runs.outcomes.iter().map(self.of).collect::<Vec<_>>())
     }
 }
 
@@ -168,10 +167,10 @@ fn summary(options: &Options, report: &Report, directory: &Path) -> String {
         let kind = std::iter::once(runs.kind.name().to_owned());
         kind.chain(cells).chain([format!("{:.2}", milliseconds(runs.step))]).collect::<Vec<_>>()
     });
-    let samples = report.plain.figures.first().map_or(0, |figures| figures.samples);
+    let samples = report.plain.outcomes.first().map_or(0, |outcome| outcome.test.samples);
     let spread = match options.seeds {
         1 => String::new(),
-        seeds => format!(", mean ± standard deviation of {seeds} seeds"),
+        seeds => format!("; mean ± standard deviation of {seeds} seeds"),
     };
     let list = |file: &str, what: &str| format!("  {:<32}  {what}\n", directory.join(file).display());
     let files = [
@@ -183,7 +182,7 @@ fn summary(options: &Options, report: &Report, directory: &Path) -> String {
     ]
     .concat();
     format!(
-        "\n{}\n{} epochs, λ = {} on {LAYER}, {samples} test digits{spread}\nFAM's overhead: {:+.0} % a step (medians, measured in turn)\n\n\
+        "\n{}\n{} epochs, λ = {} on {LAYER}; accuracy and loss on {samples} test digits, κ of {LAYER} on the training digits{spread}\nFAM's overhead: {:+.0} % a step (medians, measured in turn)\n\n\
          written\n{files}\n\
          your own model\n  \
          fam-onnx inject model.onnx --layer penultimate --lambda 0.01\n  \
@@ -197,11 +196,12 @@ fn summary(options: &Options, report: &Report, directory: &Path) -> String {
 }
 
 fn document(options: &Options, report: &Report, directory: &Path, onnxruntime: &str) -> Value {
+    let seed = |outcome: &Outcome| json!({"training": outcome.training.to_json(), "test": outcome.test.to_json()});
     let runs = |runs: &Runs| {
         let mut value = json!({
             "model": directory.join(runs.kind.file()),
             "step_ms": milliseconds(runs.step),
-            "seeds": runs.figures.iter().map(Figures::to_json).collect::<Vec<_>>(),
+            "seeds": runs.outcomes.iter().map(seed).collect::<Vec<_>>(),
         });
         for column in &COLUMNS {
             let (mean, deviation) = column.statistics(runs);

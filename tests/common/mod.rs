@@ -15,7 +15,7 @@ use std::{
 use fam_onnx::runtime::{Fetch, Runtime};
 
 /// The packages of the tests' Python.
-const PACKAGES: [&str; 3] = ["onnx==1.20.1", "numpy==2.3.5", "onnxruntime==1.23.2"];
+const PACKAGES: [&str; 4] = ["onnx==1.20.1", "numpy==2.3.5", "onnxruntime==1.23.2", "safetensors==0.7.0"];
 
 /// The library that the program finds by itself, loaded; one a process.
 pub fn runtime() -> Runtime {
