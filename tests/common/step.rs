@@ -87,8 +87,8 @@ pub fn exact(layers: &[(&str, f64)]) -> Options {
         per_fan_in: false,
         estimator: Some(Estimator::Exact),
         detach_trace: false,
-        clip_norm: None,
         optimizer: Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 },
+        clip_norm: None,
         freeze: Vec::new(),
         train_batch_norm: false,
     }
