@@ -284,7 +284,7 @@ impl Bench<'_> {
             train_batch_norm: false,
         };
         let source = manifest::Source { name: MODEL.to_owned(), sha256: manifest::sha256(MODEL_BYTES) };
-        artifact::plan(model, &options, source, options.record())
+        artifact::plan(model, &options, source)
     }
 
     fn artifact(&self, kind: Kind, seed: u64) -> PathBuf {

@@ -1,7 +1,7 @@
 //! The standard artifact: one traced step, cut into the graphs that people run.
 
 use super::manifest::{self, Manifest};
-use super::trace::{self, Opened, Traced};
+use super::trace::{self, Opened, Traced, Way};
 use crate::cost;
 use crate::error::{Error, Result};
 use crate::flatness::{Estimator, Measure};
@@ -48,7 +48,7 @@ pub struct Options {
 
 impl Options {
     /// The options as the manifest keeps them.
-    pub fn record(&self) -> Map<String, Value> {
+    fn record(&self) -> Map<String, Value> {
         let layers: Vec<Value> =
             self.layers.iter().map(|(name, lambda)| json!({"layer": name, "lambda": lambda})).collect();
         let (loss, label_smoothing) = match &self.target {
@@ -120,17 +120,12 @@ pub struct Plan {
     pub report: Report,
 }
 
-/// Everything that the artifact of `model` holds; `source` names the file and `options_json` the options for the record.
+/// Everything that the artifact of `model` holds; `source` names the file that the model comes from.
 ///
 /// # Errors
 /// Unknown names with the nearest ones, losses that do not fit the prediction, nodes without derivative, and all that
 /// [`crate::flatness::build`] says.
-pub fn plan(
-    model: &Model,
-    options: &Options,
-    source: manifest::Source,
-    options_json: Map<String, Value>,
-) -> Result<Plan> {
+pub fn plan(model: &Model, options: &Options, source: manifest::Source) -> Result<Plan> {
     let closed = |p: &Plan| p.report.layers.iter().any(|l| l.estimator == Estimator::Exact && l.lambda > 0.0);
     let mut plan = assemble(model, options)?;
     let step = plan.report.forward.flops + plan.report.plain.flops;
@@ -145,7 +140,7 @@ pub fn plan(
         }
     }
     plan.manifest.source = source;
-    plan.manifest.options = options_json;
+    plan.manifest.options = options.record();
     Ok(plan)
 }
 
@@ -155,28 +150,29 @@ pub fn plan(
 /// As [`plan`].
 pub fn report(model: &Model, options: &Options) -> Result<Report> {
     let source = manifest::Source { name: String::new(), sha256: String::new() };
-    Ok(plan(model, options, source, Map::new())?.report)
+    Ok(plan(model, options, source)?.report)
 }
 
 fn assemble(model: &Model, options: &Options) -> Result<Plan> {
     let mut notes = Vec::new();
     let opened = trace::open(model, options, &mut notes)?;
     let b = Builder::of(opened.parametric());
-    let traced = trace::trace(&b, &opened, options, &mut notes)?;
+    let traced = trace::trace(&b, &opened, options, &[], &mut notes)?;
     let learning_rate = b.input("learning_rate", Fact::new(DType::F32, Vec::<Dim>::new()), None);
     let names = name_outputs(&b, &traced, options, learning_rate);
     let layers = layer_reports(&b, &traced, options);
     let manifest = describe(&b, &opened, &traced, &names, &layers, options)?;
+    let ways = traced.ways();
     drop(traced);
     let whole = b.finish()?;
     let cutter = Cutter { model, whole: &whole, opened: &opened };
     let forward = cutter.cut("forward", &[std::slice::from_ref(&names.loss)])?;
     let of = |map: &BTreeMap<String, String>| map.values().cloned().collect::<Vec<_>>();
     let plain = cutter.cut("plain", &[std::slice::from_ref(&names.loss), &names.plain, &of(&names.statistics)])?;
-    let evaluate = cutter.cut(
-        "evaluate",
-        &[&names.predictions, std::slice::from_ref(&names.loss), &names.kappa, &[names.objective.clone()]],
-    )?;
+    let evaluate = match options.train_batch_norm {
+        true => evaluation(model, options, &ways)?,
+        false => cutter.evaluate(&names)?,
+    };
     let scalars: Vec<String> = std::iter::once(names.loss.clone())
         .chain(names.trained_kappa.clone())
         .chain([names.objective.clone()])
@@ -198,6 +194,20 @@ fn assemble(model: &Model, options: &Options) -> Result<Plan> {
     let manifest = Manifest { opset: u32::try_from(opset).unwrap_or_default(), ..manifest };
     let tensors = initial_tensors(model, &manifest);
     Ok(Plan { manifest, graphs, tensors, report })
+}
+
+/// What `evaluate.onnx` computes where batch norm trains: the model as it will be used, by its running statistics.
+fn evaluation(model: &Model, options: &Options, ways: &[Way]) -> Result<Model> {
+    let options = Options { train_batch_norm: false, ..options.clone() };
+    let mut notes = Vec::new();
+    let opened = trace::open(model, &options, &mut notes)?;
+    let b = Builder::of(opened.parametric());
+    let traced = trace::trace(&b, &opened, &options, ways, &mut notes)?;
+    let learning_rate = b.input("learning_rate", Fact::new(DType::F32, Vec::<Dim>::new()), None);
+    let names = name_outputs(&b, &traced, &options, learning_rate);
+    drop(traced);
+    let whole = b.finish()?;
+    Cutter { model, whole: &whole, opened: &opened }.evaluate(&names)
 }
 
 /// The names that inputs and outputs got in the traced graph.
@@ -312,6 +322,11 @@ struct Cutter<'a> {
 }
 
 impl Cutter<'_> {
+    fn evaluate(&self, names: &Names) -> Result<Model> {
+        let (loss, objective) = (std::slice::from_ref(&names.loss), std::slice::from_ref(&names.objective));
+        self.cut("evaluate", &[&names.predictions, loss, &names.kappa, objective])
+    }
+
     /// The graph of these outputs, with the model's inputs, every parameter, and whatever else it reads.
     fn cut(&self, name: &str, outputs: &[&[String]]) -> Result<Model> {
         let keep: HashSet<ValueId> = {

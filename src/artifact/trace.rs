@@ -4,7 +4,7 @@ use super::batch_norm::{self, Statistic};
 use super::standard::{Options, Target};
 use crate::ad::{Tape, linearise};
 use crate::error::{Error, Result, nearest_names};
-use crate::flatness::{self, Kappa, Layer, Objective, Parameter, Request};
+use crate::flatness::{self, Estimator, Kappa, Layer, Objective, Parameter, Probe, Request};
 use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, ValueId};
 use crate::linear::Cotangent;
 use crate::lower;
@@ -99,11 +99,28 @@ pub(super) fn matches_glob(glob: &str, name: &str) -> bool {
     walk(&short, name.as_bytes())
 }
 
-/// Builds the step in `b`, which holds `opened.graph`.
+/// How κ of a layer was computed, for a second graph that is to take the same probes.
+#[derive(Clone, Copy)]
+pub(super) struct Way {
+    estimator: Estimator,
+    shared_probe: bool,
+}
+
+impl Traced<'_> {
+    /// The ways taken, one a layer.
+    pub fn ways(&self) -> Vec<Way> {
+        let fixed = |p: &Probe| p.shape.iter().all(|d| d.fixed().is_some());
+        let way = |k: &Kappa| Way { estimator: k.estimator, shared_probe: k.probe.as_ref().is_some_and(fixed) };
+        self.layers.iter().map(|(_, kappa)| way(kappa)).collect()
+    }
+}
+
+/// Builds the step in `b`, which holds `opened.graph`; κ in the given ways, or as the heads allow.
 pub(super) fn trace<'g>(
     b: &'g Builder,
     opened: &Opened,
     options: &Options,
+    ways: &[Way],
     notes: &mut Vec<String>,
 ) -> Result<Traced<'g>> {
     let graph = &opened.graph;
@@ -111,7 +128,7 @@ pub(super) fn trace<'g>(
     let (on, labels) = objective(b, predicted, options, notes)?;
     let several = options.layers.len() > 1;
     let mut layers: Vec<(Layer, Kappa)> = Vec::new();
-    for (name, _) in &options.layers {
+    for (k, (name, _)) in options.layers.iter().enumerate() {
         let layer = flatness::find(graph, name, predicted)?;
         if let Some((same, _)) = layers.iter().find(|(l, _)| l.weight == layer.weight) {
             return Err(Error::LayerTwice { first: same.name.clone(), second: name.clone() });
@@ -119,8 +136,9 @@ pub(super) fn trace<'g>(
         let request = Request {
             measure: options.measure,
             per_fan_in: options.per_fan_in,
-            estimator: options.estimator,
+            estimator: ways.get(k).map(|w| w.estimator).or(options.estimator),
             detach_trace: options.detach_trace,
+            shared_probe: ways.get(k).is_some_and(|w| w.shared_probe),
         };
         let kappa = flatness::build(b, &layer, on, &request)?;
         layers.push((layer, kappa));

@@ -161,7 +161,7 @@ impl Inject {
             sha256: manifest::sha256_file(&self.model)
                 .map_err(|source| crate::Error::Io { path: self.model.clone(), source })?,
         };
-        let plan = artifact::plan(&model, &options, source, options.record())?;
+        let plan = artifact::plan(&model, &options, source)?;
         if !self.dry_run {
             let names: Vec<String> = plan.manifest.parameters.iter().map(|p| p.name.clone()).collect();
             let inference = onnx::without_weights(&self.model, &names)?;

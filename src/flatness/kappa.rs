@@ -33,6 +33,8 @@ pub struct Request {
     pub estimator: Option<Estimator>,
     /// The gradient stops at everything but the outer `W`.
     pub detach_trace: bool,
+    /// One matrix of signs for all samples, even where every sample could have its own.
+    pub shared_probe: bool,
 }
 
 /// What κ is built on.
@@ -110,7 +112,7 @@ pub fn build<'g>(b: &'g Builder, layer: &Layer, on: Objective<'g>, request: &Req
             (b.val(exact.kappa().id()), None)
         }
         _ => {
-            let separate = single && !matches!(class, Class::Mixing { .. });
+            let separate = single && !request.shared_probe && !matches!(class, Class::Mixing { .. });
             let (value, probe) = hutchinson::kappa(b, layer, weight, on.loss, separate, request.measure)?;
             (value, Some(probe))
         }

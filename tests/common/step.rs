@@ -87,6 +87,7 @@ pub fn exact(layers: &[(&str, f64)]) -> Options {
         per_fan_in: false,
         estimator: Some(Estimator::Exact),
         detach_trace: false,
+        clip_norm: None,
         optimizer: Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 },
         freeze: Vec::new(),
         train_batch_norm: false,
@@ -95,7 +96,7 @@ pub fn exact(layers: &[(&str, f64)]) -> Options {
 
 pub fn plan(model: &Model, options: &Options) -> Plan {
     let source = Source { name: "model.onnx".to_string(), sha256: String::new() };
-    artifact::plan(model, options, source, serde_json::Map::new()).expect("a plan")
+    artifact::plan(model, options, source).expect("a plan")
 }
 
 /// A graph of the plan by its file name.
