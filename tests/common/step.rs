@@ -178,7 +178,7 @@ pub fn gradients_differ(
         let (off, size) = (norm(&difference), norm(expected));
         let limit = tolerance * size.max(1e-2 * whole);
         // NaN is no agreement.
-        if !(off <= limit) {
+        if off.is_nan() || off > limit {
             faults.push(format!("gradient of {name}: off by {:.1e} of its norm {size:.1e}", off / size));
         }
     }
