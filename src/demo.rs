@@ -56,10 +56,10 @@ const SOURCE: (&str, &[u8]) = ("SOURCE.md", include_bytes!("../fixtures/mnist/SO
 /// Checkpoints would only cost time here; the last one is always written.
 const NO_CHECKPOINT_BEFORE_THE_END: u64 = 1 << 40;
 /// Blocks of steps that are timed, plain and FAM in turn.
-const TIMED_BLOCKS: usize = 30;
+const TIMED_BLOCKS: usize = 20;
 /// Steps of a block: while the first ones run, idle threads of the other session may still be spinning.
-const BLOCK: usize = 10;
-const BLOCK_WARMUP: usize = 3;
+const BLOCK: usize = 8;
+const BLOCK_WARMUP: usize = 2;
 
 /// What may be chosen.
 #[derive(Debug, Clone, PartialEq)]

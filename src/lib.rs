@@ -10,15 +10,27 @@
 //! ```
 //! use fam_onnx::{ad, ir::{Builder, DType, Dim, Fact, Model}, onnx};
 //!
-//! // f(x) = Σᵢ exp(xᵢ)²
+//! // y = Σᵢ sin xᵢ
 //! let b = Builder::new();
 //! let x = b.input("x", Fact::new(DType::F32, vec![Dim::Fixed(3)]), None);
-//! let y = x.exp().square().sum_all();
-//! b.output(y, "y");
+//! b.output(x.sin().sum_all(), "y");
 //! let model = Model { graph: b.finish()?, opset: 17, ..Model::default() };
 //!
 //! let gradient = ad::grad_model(&model, "y", &["x".to_owned()])?;
-//! println!("{}", onnx::compact(&gradient.model.graph));
+//! let text = onnx::compact(&gradient.model.graph);
+//! assert_eq!(
+//!     text,
+//!     r#"graph (float[3] x) => (float y, float[3] "x.grad")
+//! <
+//!    int64[1] "const/0" = {0}
+//! >
+//! {
+//!    Sin = Sin (x)
+//!    [ReduceSum] y = ReduceSum <keepdims = 0> (Sin, "const/0")
+//!    ["Sin.linear"] "x.grad" = Cos (x)
+//! }
+//! "#
+//! );
 //! # Ok::<(), fam_onnx::Error>(())
 //! ```
 //!

@@ -170,7 +170,7 @@ fn summary(options: &Options, report: &Report, directory: &Path) -> String {
     let samples = report.plain.outcomes.first().map_or(0, |outcome| outcome.test.samples);
     let spread = match options.seeds {
         1 => String::new(),
-        seeds => format!("; mean ± standard deviation of {seeds} seeds"),
+        seeds => format!(", mean ± standard deviation of {seeds} seeds"),
     };
     let list = |file: &str, what: &str| format!("  {:<32}  {what}\n", directory.join(file).display());
     let files = [
@@ -182,7 +182,7 @@ fn summary(options: &Options, report: &Report, directory: &Path) -> String {
     ]
     .concat();
     format!(
-        "\n{}\n{} epochs, λ = {} on {LAYER}; accuracy and loss on {samples} test digits, κ of {LAYER} on the training digits{spread}\nFAM's overhead: {:+.0} % a step (medians, measured in turn)\n\n\
+        "\n{}\n{} epochs, λ = {} on {LAYER}{spread}\naccuracy and loss on {samples} test digits, κ of {LAYER} on the training digits\nFAM's overhead: {:+.0} % a step (medians, measured in turn)\n\n\
          written\n{files}\n\
          your own model\n  \
          fam-onnx inject model.onnx --layer penultimate --lambda 0.01\n  \

@@ -3,13 +3,13 @@
 use crate::ir::{Attrs, Val};
 use crate::ops::Cx;
 
-/// loss = −Σ log softmax(x)_label; the second output is log softmax(x)
+/// `loss = −Σ log softmax(x)[label]`; the second output is log softmax(x)
 pub fn softmax_cross_entropy<'g>(c: &Cx<'g>) -> Vec<Val<'g>> {
     let log_p = c.b.op("LogSoftmax", &[c.x(0)], Attrs::new().with("axis", 1));
     vec![labelled_loss(c, log_p), log_p]
 }
 
-/// loss = −Σ x_label
+/// `loss = −Σ x[label]`
 pub fn negative_log_likelihood<'g>(c: &Cx<'g>) -> Vec<Val<'g>> {
     vec![labelled_loss(c, c.x(0))]
 }
