@@ -117,7 +117,7 @@ fn step(
 
 /// Data of the right kind; what it is does not change what a step costs.
 fn fill(name: &str, dtype: Dtype, bytes: &mut [u8]) {
-    let signed = |i: usize| if (i * i / 7) % 2 == 0 { 1.0f32 } else { -1.0 };
+    let signed = |i: usize| if (i * i / 7).is_multiple_of(2) { 1.0f32 } else { -1.0 };
     match (dtype, name) {
         (Dtype::Int64, _) => bytes.as_chunks_mut::<8>().0.iter_mut().enumerate().for_each(|(i, c)| {
             *c = (i as i64 % 10).to_le_bytes();

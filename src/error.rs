@@ -81,7 +81,7 @@ pub enum Error {
     )]
     TiedWeight { layer: String, weight: String, uses: usize },
 
-    #[error("κ of layer {layer:?} has no closed form: its head is {class}, {reason}")]
+    #[error("κ of layer {layer:?} has no closed form: {reason}")]
     NoClosedForm { layer: String, class: &'static str, reason: String },
 
     #[error("{first:?} and {second:?} are the same layer; name it once")]

@@ -124,7 +124,7 @@ fn plain_faults(fixture: &str, oracle: &Oracle, layer: &str) -> Vec<String> {
         let logits: Vec<f64> = values(&outputs[&graphs.evaluate.predictions[0]]);
         let expected = oracle.values("logits");
         let off: Vec<f64> = logits.iter().zip(&expected).map(|(a, b)| a - b).collect();
-        if !(norm(&off) <= 1e-5 * norm(&expected)) {
+        if exceeds(norm(&off), 1e-5 * norm(&expected)) {
             faults.push(format!("logits are off by {:.1e}", norm(&off)));
         }
     }
@@ -215,7 +215,7 @@ fn batch_norm_that_trains() {
             for (name, expected) in running {
                 let difference: Vec<f64> =
                     values(&step.outputs[&updates[&name]]).iter().zip(&expected).map(|(a, b)| a - b).collect();
-                if !(norm(&difference) <= 1e-5 * norm(&expected)) {
+                if exceeds(norm(&difference), 1e-5 * norm(&expected)) {
                     found.push(format!("{name} is off by {:.1e} of its norm", norm(&difference) / norm(&expected)));
                 }
             }
@@ -302,7 +302,7 @@ fn biased(what: &str, draws: impl Iterator<Item = f64> + Clone, expected: f64, l
     // float32 rounds what does not vary.
     let off = (mean - expected).abs() / error.max(1e-6 * expected.abs());
     let text = || format!("{what}: mean {mean:e}, expected {expected:e}, {off:.1} standard errors of {error:.1e}");
-    if off <= limit { None } else { Some(text()) }
+    exceeds(off, limit).then(text)
 }
 
 /// `E ⟨WR, H[WR]⟩ = κ`, and the same of its gradient: signs of their own for each sample where the layer acts once a
@@ -419,7 +419,8 @@ fn kappa_does_not_depend_on_the_parametrisation() {
             let mut feeds = feeds(&plan, &oracle);
             for (name, factor) in [("fc1.weight", alpha), ("fc1.bias", alpha), ("fc2.weight", 1.0 / alpha)] {
                 let scaled: Vec<f64> = feeds[name].iter_f64().map(|v| v * factor).collect();
-                feeds.insert(name.to_string(), f32s(&feeds[name].shape().to_vec(), &scaled));
+                let scaled = f32s(feeds[name].shape(), &scaled);
+                feeds.insert(name.to_string(), scaled);
             }
             let outputs = run(&mut session, &feeds);
             let what = |of: &str| format!("{of} at α = {alpha}");
@@ -498,7 +499,7 @@ fn three_steps_of_every_optimiser() {
             for (graphs, tensors) in [("train.onnx", &fused), ("optimizer.onnx", &apart)] {
                 let found = values(&tensors[name]);
                 let difference: Vec<f64> = found.iter().zip(expected).map(|(a, b)| a - b).collect();
-                if !(norm(&difference) <= 1e-5 * norm(expected)) {
+                if exceeds(norm(&difference), 1e-5 * norm(expected)) {
                     faults.push(format!("{sgd:?} {graphs} {name}: off by {:.1e}", norm(&difference) / norm(expected)));
                 }
             }

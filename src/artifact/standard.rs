@@ -126,22 +126,43 @@ pub struct Plan {
 /// Unknown names with the nearest ones, losses that do not fit the prediction, nodes without derivative, and all that
 /// [`crate::flatness::build`] says.
 pub fn plan(model: &Model, options: &Options, source: manifest::Source) -> Result<Plan> {
-    let closed = |p: &Plan| p.report.layers.iter().any(|l| l.estimator == Estimator::Exact && l.lambda > 0.0);
-    let mut plan = assemble(model, options)?;
-    let step = plan.report.forward.flops + plan.report.plain.flops;
-    let predicted = 1.0 + plan.report.fam.flops / step.max(1.0);
-    if options.estimator.is_none() && closed(&plan) && predicted > EXACT_LIMIT {
-        let probed = assemble(model, &Options { estimator: Some(Estimator::Hutchinson), ..options.clone() })?;
-        if probed.report.fam.flops < plan.report.fam.flops {
-            plan = probed;
-            for layer in &mut plan.report.layers {
-                layer.why = format!("exact is predicted to cost {predicted:.2} plain steps, above {EXACT_LIMIT:.2}");
+    let mut plan = match (options.estimator, options.layers.as_slice()) {
+        (Some(_), _) => assemble(model, options, &[])?,
+        (None, [_]) => cheapest(model, options)?,
+        (None, layers) => {
+            // What a layer's κ costs does not depend on the others.
+            let alone = |layer: &(String, f64)| Options { layers: vec![layer.clone()], ..options.clone() };
+            let singles = layers.iter().map(|l| cheapest(model, &alone(l))).collect::<Result<Vec<_>>>()?;
+            let chosen: Vec<LayerReport> = singles.into_iter().flat_map(|p| p.report.layers).collect();
+            let ways: Vec<Way> = chosen.iter().map(|l| Way { estimator: l.estimator, shared_probe: false }).collect();
+            let mut plan = assemble(model, options, &ways)?;
+            for (layer, single) in plan.report.layers.iter_mut().zip(chosen) {
+                layer.why = single.why;
             }
+            plan
         }
-    }
+    };
     plan.manifest.source = source;
     plan.manifest.options = options.record();
     Ok(plan)
+}
+
+/// One layer, exact where that is predicted to cost at most [`EXACT_LIMIT`] plain steps.
+fn cheapest(model: &Model, options: &Options) -> Result<Plan> {
+    let exact = assemble(model, options, &[])?;
+    let predicted = 1.0 + exact.report.fam.flops / (exact.report.forward.flops + exact.report.plain.flops).max(1.0);
+    let closed = exact.report.layers.iter().any(|l| l.estimator == Estimator::Exact && l.lambda > 0.0);
+    if !closed || predicted <= EXACT_LIMIT {
+        return Ok(exact);
+    }
+    let mut probed = assemble(model, &Options { estimator: Some(Estimator::Hutchinson), ..options.clone() }, &[])?;
+    if probed.report.fam.flops >= exact.report.fam.flops {
+        return Ok(exact);
+    }
+    for layer in &mut probed.report.layers {
+        layer.why = format!("exact is predicted to cost {predicted:.2} plain steps, above {EXACT_LIMIT:.2}");
+    }
+    Ok(probed)
 }
 
 /// What the artifact would be made of, without the rest.
@@ -153,11 +174,11 @@ pub fn report(model: &Model, options: &Options) -> Result<Report> {
     Ok(plan(model, options, source)?.report)
 }
 
-fn assemble(model: &Model, options: &Options) -> Result<Plan> {
+fn assemble(model: &Model, options: &Options, ways: &[Way]) -> Result<Plan> {
     let mut notes = Vec::new();
     let opened = trace::open(model, options, &mut notes)?;
     let b = Builder::of(opened.parametric());
-    let traced = trace::trace(&b, &opened, options, &[], &mut notes)?;
+    let traced = trace::trace(&b, &opened, options, ways, &mut notes)?;
     let learning_rate = b.input("learning_rate", Fact::new(DType::F32, Vec::<Dim>::new()), None);
     let names = name_outputs(&b, &traced, options, learning_rate);
     let layers = layer_reports(&b, &traced, options);

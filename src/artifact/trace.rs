@@ -99,15 +99,16 @@ pub(super) fn matches_glob(glob: &str, name: &str) -> bool {
     walk(&short, name.as_bytes())
 }
 
-/// How κ of a layer was computed, for a second graph that is to take the same probes.
+/// How κ of a layer is computed, where that is settled before its head is looked at.
 #[derive(Clone, Copy)]
 pub(super) struct Way {
-    estimator: Estimator,
-    shared_probe: bool,
+    pub estimator: Estimator,
+    /// One matrix of signs for all samples.
+    pub shared_probe: bool,
 }
 
 impl Traced<'_> {
-    /// The ways taken, one a layer.
+    /// The ways taken, one a layer: a second graph with them takes the same probes.
     pub fn ways(&self) -> Vec<Way> {
         let fixed = |p: &Probe| p.shape.iter().all(|d| d.fixed().is_some());
         let way = |k: &Kappa| Way { estimator: k.estimator, shared_probe: k.probe.as_ref().is_some_and(fixed) };

@@ -65,10 +65,20 @@ fn to_stderr(text: &str) {
     let _ = writeln!(anstream::stderr(), "{text}");
 }
 
-/// An error and what the command line offers against it.
+/// An error and what the command line offers against it. Names out of files pass, terminal commands in them do not.
 pub(super) fn report(error: &str, hint: Option<&str>) {
-    to_stderr(&format!("{ERROR}error:{ERROR:#} {error}"));
+    to_stderr(&format!("{ERROR}error:{ERROR:#} {}", printable(error)));
     if let Some(hint) = hint {
-        to_stderr(&format!("{HINT}hint:{HINT:#} {hint}"));
+        to_stderr(&format!("{HINT}hint:{HINT:#} {}", printable(hint)));
     }
+}
+
+/// Control characters but line ends written out.
+fn printable(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            let plain = c == '\n' || !c.is_control();
+            if plain { vec![c] } else { c.escape_unicode().collect() }
+        })
+        .collect()
 }

@@ -1,7 +1,7 @@
 //! Matrix products.
 
 use super::{Site, made_by, operand};
-use crate::ir::{Attrs, Val};
+use crate::ir::{Attrs, Tensor, Val};
 
 /// `x`, where `v` is the transpose of a matrix.
 fn transposed<'g>(v: Val<'g>) -> Option<Val<'g>> {
@@ -54,7 +54,7 @@ pub(super) fn transposed_product<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
     Some(s.b.op("Gemm", &[b, a], attrs))
 }
 
-/// `1·x = x`, `x·1 = x`
+/// `1·x = x`, `x·1 = x`; the rows of `1`, one matrix each, times `x`: the rows of `x`, one matrix each
 pub(super) fn identity_matrix<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
     if s.op != "MatMul" {
         return None;
@@ -63,12 +63,25 @@ pub(super) fn identity_matrix<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
     if is_identity(a)? && b.fact().rank()? >= 2 {
         return Some(b);
     }
+    if holds_rows_of_identity(a) && b.fact().rank()? == 2 {
+        return Some(b.unsqueeze(&[1]));
+    }
     (is_identity(b)? && a.fact().rank()? >= 2).then_some(a)
+}
+
+/// `[n, 1, n]` of the elements of the identity.
+fn holds_rows_of_identity(v: Val<'_>) -> bool {
+    let data = v.builder().constant_data(v);
+    data.is_some_and(|data| matches!(data.shape[..], [n, 1, m] if n == m && holds_identity(&data, n)))
 }
 
 fn is_identity(v: Val<'_>) -> Option<bool> {
     let Some(data) = v.builder().constant_data(v) else { return Some(operand(v, "EyeLike").is_some()) };
     let [n, m] = data.shape[..] else { return Some(false) };
+    Some(n == m && holds_identity(&data, n))
+}
+
+fn holds_identity(data: &Tensor, n: usize) -> bool {
     let values = data.to_f64();
-    Some(n == m && (0..n * m).all(|i| values.get(i) == Some(&f64::from(u8::from(i / n == i % n)))))
+    (0..n * n).all(|i| values.get(i) == Some(&f64::from(u8::from(i / n == i % n))))
 }

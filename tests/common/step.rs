@@ -87,8 +87,8 @@ pub fn exact(layers: &[(&str, f64)]) -> Options {
         per_fan_in: false,
         estimator: Some(Estimator::Exact),
         detach_trace: false,
-        clip_norm: None,
         optimizer: Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 },
+        clip_norm: None,
         freeze: Vec::new(),
         train_batch_norm: false,
     }
@@ -150,11 +150,15 @@ pub fn norm(values: &[f64]) -> f64 {
     values.iter().map(|v| v * v).sum::<f64>().sqrt()
 }
 
+/// NaN is no agreement.
+pub fn exceeds(off: f64, limit: f64) -> bool {
+    off.is_nan() || off > limit
+}
+
 /// The fault of a number that is further than `tolerance` (relative) from what is expected.
 pub fn differs(what: &str, found: f64, expected: f64, tolerance: f64) -> Option<String> {
     let off = (found - expected).abs() / expected.abs().max(f64::MIN_POSITIVE);
-    // NaN is no agreement.
-    if off <= tolerance { None } else { Some(format!("{what}: {found:e}, expected {expected:e}, off by {off:.1e}")) }
+    exceeds(off, tolerance).then(|| format!("{what}: {found:e}, expected {expected:e}, off by {off:.1e}"))
 }
 
 /// The faults of gradients: each tensor within `tolerance` in norm, floored at a hundredth of it times the whole's norm.
@@ -177,8 +181,7 @@ pub fn gradients_differ(
         let difference: Vec<f64> = found.iter().zip(expected).map(|(a, b)| a - b).collect();
         let (off, size) = (norm(&difference), norm(expected));
         let limit = tolerance * size.max(1e-2 * whole);
-        // NaN is no agreement.
-        if off.is_nan() || off > limit {
+        if exceeds(off, limit) {
             faults.push(format!("gradient of {name}: off by {:.1e} of its norm {size:.1e}", off / size));
         }
     }

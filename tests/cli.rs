@@ -1,0 +1,565 @@
+//! What the program says and returns, whole: wrong usage, broken input, what is left on disk; the way from a model to an
+//! artifact and back.
+
+mod common;
+
+use std::path::Path;
+
+use common::{fam_onnx, fixture, text};
+use expect_test::{Expect, expect};
+use fam_onnx::ir::{Attrs, Builder, DType, Dim, Fact, Model, Tensor};
+use fam_onnx::onnx;
+
+/// A directory to run in, with fixtures at short names.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new(fixtures: &[&str]) -> Place {
+        let place = Place(tempfile::tempdir().expect("a directory"));
+        for name in fixtures {
+            let to = place.path().join(format!("{name}.onnx"));
+            std::fs::copy(fixture(name).join("model.onnx"), to).expect("a copy");
+        }
+        place
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn files(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.path()).expect("a directory");
+        let mut names: Vec<String> =
+            entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    /// Runs a command line: exit code, stdout, stderr.
+    fn run(&self, line: &str) -> (i32, String, String) {
+        let arguments: Vec<&str> = line.split_whitespace().collect();
+        let output = fam_onnx(&arguments).current_dir(self.path()).output().expect("the program");
+        let code = output.status.code().expect("an exit code");
+        (code, text(&output.stdout, self.path()), text(&output.stderr, self.path()))
+    }
+
+    /// What a command line prints, its exit code, and the files that it leaves beside those that were there.
+    fn shows(&self, line: &str, expected: Expect) {
+        let before = self.files();
+        let (code, stdout, stderr) = self.run(line);
+        let new: Vec<String> = self.files().into_iter().filter(|name| !before.contains(name)).collect();
+        let left = if new.is_empty() { String::new() } else { format!("[left: {}]\n", new.join(", ")) };
+        expected.assert_eq(&format!("{stdout}{stderr}[exit {code}]\n{left}"));
+    }
+}
+
+#[test]
+fn layers_that_are_not_there() {
+    let place = Place::new(&["mlp", "resnet", "convnet1d"]);
+    place.shows(
+        "inject mlp.onnx --layer fc3 --lambda 0.1",
+        expect![[r#"
+        error: layer "fc3" is not in the model; the nearest names are "fc", "fc1", "fc2", "/fc/Gemm", "/fc1/Gemm"
+        hint: fam-onnx inspect MODEL lists the layers and their names
+        [exit 1]
+    "#]],
+    );
+    place.shows(
+        "inject mlp.onnx --layer encoder --lambda 0.1",
+        expect![[r#"
+        error: layer "encoder" is not in the model; the nearest names are "fc1", "fc2", "fc"
+        hint: fam-onnx inspect MODEL lists the layers and their names
+        [exit 1]
+    "#]],
+    );
+    place.shows("inject resnet.onnx --layer conv2 --lambda 0.1", expect![[r#"
+        error: layer "conv2" means several: layer1.0.conv2, layer1.1.conv2, layer2.0.conv2, layer2.1.conv2, layer3.0.conv2, layer3.1.conv2, layer4.0.conv2, layer4.1.conv2; give a whole name
+        [exit 1]
+    "#]]);
+    place.shows(
+        "inject mlp.onnx --layer fc2 --layer fc2.weight --lambda 0.1",
+        expect![[r#"
+        error: "fc2" and "fc2.weight" are the same layer; name it once
+        [exit 1]
+    "#]],
+    );
+    place.shows(
+        "inject convnet1d.onnx --layer conv1 --lambda 0.1 --estimator exact",
+        expect![[r#"
+            error: κ of layer "conv1" has no closed form: the head is smooth at /Tanh
+            hint: --estimator hutchinson estimates κ for any head
+            [exit 1]
+        "#]],
+    );
+    assert_eq!(place.files(), ["convnet1d.onnx", "mlp.onnx", "resnet.onnx"]);
+}
+
+#[test]
+fn lambdas_that_are_none() {
+    let place = Place::new(&["mlp"]);
+    place.shows(
+        "inject mlp.onnx --layer fc2",
+        expect![[r#"
+        error: layer "fc2" has no λ: give --lambda, or --layer fc2:λ
+        [exit 2]
+    "#]],
+    );
+    place.shows(
+        "inject mlp.onnx --layer fc2 --lambda NaN",
+        expect![[r#"
+        error: λ is NaN, expected a finite number ≥ 0
+        [exit 2]
+    "#]],
+    );
+    place.shows(
+        "inject mlp.onnx --layer fc2 --lambda -1",
+        expect![[r#"
+        error: λ is -1, expected a finite number ≥ 0
+        [exit 2]
+    "#]],
+    );
+    place.shows(
+        "inject mlp.onnx --layer fc2 --lambda inf",
+        expect![[r#"
+        error: λ is inf, expected a finite number ≥ 0
+        [exit 2]
+    "#]],
+    );
+    place.shows(
+        "inject mlp.onnx --layer fc2 --lambda much",
+        expect![[r#"
+        error: invalid value 'much' for '--lambda <λ>': invalid float literal
+
+        For more information, try '--help'.
+        [exit 2]
+    "#]],
+    );
+    place.shows(
+        "inject mlp.onnx --layer fc1:0.1 --layer fc2",
+        expect![[r#"
+        error: layer "fc2" has no λ: give --lambda, or --layer fc2:λ
+        [exit 2]
+    "#]],
+    );
+    place.shows(
+        "inject mlp.onnx --layer fc2:-0.5",
+        expect![[r#"
+        error: λ is -0.5, expected a finite number ≥ 0
+        [exit 2]
+    "#]],
+    );
+    place.shows(
+        "inject mlp.onnx --lambda 1",
+        expect![[r#"
+        error: the following required arguments were not provided:
+          --layer <LAYER[:λ]>
+
+        Usage: fam-onnx inject --layer <LAYER[:λ]> --lambda <λ> <MODEL>
+
+        For more information, try '--help'.
+        [exit 2]
+    "#]],
+    );
+    assert_eq!(place.files(), ["mlp.onnx"]);
+}
+
+#[test]
+fn options_that_do_not_fit() {
+    let place = Place::new(&["mlp"]);
+    place.shows("inject mlp.onnx --layer fc2 --lambda 0.1 --loss entropy", expect![[r#"
+        error: invalid value 'entropy' for '--loss <KIND>': expected one of softmax-cross-entropy, nll, bce-with-logits, bce, mse, mae, huber
+
+        For more information, try '--help'.
+        [exit 2]
+    "#]]);
+    place.shows(
+        "inject mlp.onnx --layer fc2 --lambda 0.1 --freeze fc4*",
+        expect![[r#"
+        error: parameter "fc4*" is not in the model
+        hint: fam-onnx inspect MODEL lists the parameters
+        [exit 1]
+    "#]],
+    );
+    place.shows(
+        "inject mlp.onnx --layer fc2 --lambda 0.1 --freeze *",
+        expect![[r#"
+        error: no parameter is left to train
+        [exit 1]
+    "#]],
+    );
+    place.shows(
+        "inject mlp.onnx --layer fc2 --lambda 0.1 --momentum 2",
+        expect![[r#"
+        error: --momentum is 2, expected a number from 0 to 1
+        [exit 2]
+    "#]],
+    );
+    place.shows(
+        "inject mlp.onnx --layer fc2 --lambda 0.1 --loss mse --label-smoothing 0.1",
+        expect![[r#"
+        error: --label-smoothing is for class labels, not for mse
+        [exit 2]
+    "#]],
+    );
+    place.shows(
+        "inject mlp.onnx --layer fc2 --lambda 0.1 --loss-output logits",
+        expect![[r#"
+        error: output "logits" is float[batch,5]; a loss has one element
+        [exit 1]
+    "#]],
+    );
+    place.shows(
+        "inject mlp.onnx --layer fc2 --lambda 0.1 --output-name logit",
+        expect![[r#"
+        error: output "logit" is not in the model; the nearest names are "logits"
+        hint: fam-onnx print MODEL shows every name
+        [exit 1]
+    "#]],
+    );
+    place.shows(
+        "grad mlp.onnx --of logit --wrt x -o gradient.onnx",
+        expect![[r#"
+        error: output "logit" is not in the model; the nearest names are "logits", "/Relu_output_0"
+        hint: fam-onnx print MODEL shows every name
+        [exit 1]
+    "#]],
+    );
+    place.shows("grad mlp.onnx --of logits --wrt fc1.wait -o gradient.onnx", expect![[r#"
+        error: tensor "fc1.wait" is not in the model; the nearest names are "fc1.weight", "fc1.bias", "fc.weight", "fc2.weight", "fc.bias"
+        hint: fam-onnx print MODEL shows every name
+        [exit 1]
+    "#]]);
+    assert_eq!(place.files(), ["mlp.onnx"]);
+}
+
+#[test]
+fn files_that_are_no_models() {
+    let place = Place::new(&["mlp"]);
+    let write = |name: &str, bytes: &[u8]| std::fs::write(place.path().join(name), bytes).expect("a written file");
+    let whole = std::fs::read(place.path().join("mlp.onnx")).expect("a model");
+    write("text.onnx", b"This is a letter, not a model.\n");
+    write("empty.onnx", b"");
+    write("half.onnx", &whole[..whole.len() / 2]);
+    place.shows("inject text.onnx --layer fc2 --lambda 0.1", expect![[r#"
+        error: text.onnx: this is not an ONNX model: its bytes are not a protobuf message of that kind (failed to decode Protobuf message: unexpected end group tag)
+        [exit 1]
+    "#]]);
+    place.shows(
+        "inject empty.onnx --layer fc2 --lambda 0.1",
+        expect![[r#"
+        error: empty.onnx: this is not an ONNX model: it is empty
+        [exit 1]
+    "#]],
+    );
+    place.shows("inject half.onnx --layer fc2 --lambda 0.1", expect![[r#"
+        error: half.onnx: this is not an ONNX model: its bytes are not a protobuf message of that kind (failed to decode Protobuf message: ModelProto.graph: buffer underflow)
+        [exit 1]
+    "#]]);
+    place.shows(
+        "inject missing.onnx --layer fc2 --lambda 0.1",
+        expect![[r#"
+        error: missing.onnx: No such file or directory (os error 2)
+        [exit 1]
+    "#]],
+    );
+    place.shows(
+        "inspect missing.onnx",
+        expect![[r#"
+        error: missing.onnx: No such file or directory (os error 2)
+        [exit 1]
+    "#]],
+    );
+    place.shows("grad half.onnx --of logits --wrt x -o gradient.onnx", expect![[r#"
+        error: half.onnx: this is not an ONNX model: its bytes are not a protobuf message of that kind (failed to decode Protobuf message: ModelProto.graph: buffer underflow)
+        [exit 1]
+    "#]]);
+    assert_eq!(place.files(), ["empty.onnx", "half.onnx", "mlp.onnx", "text.onnx"]);
+}
+
+/// `a = relu(x W)`, `b = a U`, both outputs.
+fn two_outputs(path: &Path) {
+    let b = Builder::new();
+    let x = b.input("x", Fact::new(DType::F32, [Dim::symbol("N"), Dim::Fixed(2)]), None);
+    let weight = |name: &str| b.initializer(name, Tensor::from_f64(DType::F32, &[2, 2], [1.0, 2.0, -3.0, 4.0]));
+    let (first, second) = (weight("first.weight"), weight("second.weight"));
+    b.scope("/first/MatMul");
+    let hidden = b.op("MatMul", &[x, first], Attrs::new());
+    b.scope("/Relu");
+    let hidden = b.op("Relu", &[hidden], Attrs::new());
+    b.output(hidden, "features");
+    b.scope("/second/MatMul");
+    b.output(b.op("MatMul", &[hidden, second], Attrs::new()), "logits");
+    let model = Model { graph: b.finish().expect("a sound graph"), opset: 17, ir_version: 8, ..Model::default() };
+    onnx::write(&model, path).expect("a written model");
+}
+
+#[test]
+fn a_model_with_several_outputs() {
+    let place = Place::new(&[]);
+    two_outputs(&place.path().join("two.onnx"));
+    place.shows(
+        "inject two.onnx --layer first --lambda 0.1",
+        expect![[r#"
+        error: the model has several outputs: features, logits; say which one the loss reads
+        hint: --output-name NAME
+        [exit 1]
+    "#]],
+    );
+    place.shows(
+        "inject two.onnx --layer second --lambda 0.1 --output-name features",
+        expect![[r#"
+        error: the loss does not depend on layer "second": "features" is computed without it
+        [exit 1]
+    "#]],
+    );
+    place.shows(
+        "inject two.onnx --layer first --lambda 0.1 --output-name logits",
+        expect![[r#"
+        layer    W    λ  head                      estimator   why
+        ─────  ───  ───  ────────────────────────  ──────────  ───────────────────────────────────────────────────────
+        first  2×2  0.1  piecewise-affine (/Relu)  hutchinson  exact is predicted to cost 3.22 plain steps, above 1.10
+
+        part            nodes   FLOPs  of a plain step
+        ──────────────  ─────  ──────  ───────────────
+        forward            14  2.18 k           47.3 %
+        plain gradient     11  2.43 k           52.7 %
+        FAM                41  6.22 k          134.9 %
+
+        written to two.fam
+        [exit 0]
+        [left: two.fam]
+    "#]],
+    );
+}
+
+#[test]
+fn what_inject_writes_and_what_it_leaves_alone() {
+    let place = Place::new(&["mlp"]);
+    place.shows("inject mlp.onnx --layer fc2 --lambda 0.1 --dry-run", expect![[r#"
+        layer      W    λ  head                        estimator   why
+        ─────  ─────  ───  ──────────────────────────  ──────────  ───────────────────────────────────────────────────────
+        fc2    12×16  0.1  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 3.17 plain steps, above 1.10
+
+        part            nodes     FLOPs  of a plain step
+        ──────────────  ─────  ────────  ───────────────
+        forward            16   77.57 k           40.8 %
+        plain gradient     18  112.77 k           59.2 %
+        FAM                48   89.41 k           47.0 %
+
+        would be written to mlp.fam
+        [exit 0]
+    "#]]);
+    place.shows("inject mlp.onnx --layer fc2 --lambda 0.1", expect![[r#"
+        layer      W    λ  head                        estimator   why
+        ─────  ─────  ───  ──────────────────────────  ──────────  ───────────────────────────────────────────────────────
+        fc2    12×16  0.1  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 3.17 plain steps, above 1.10
+
+        part            nodes     FLOPs  of a plain step
+        ──────────────  ─────  ────────  ───────────────
+        forward            16   77.57 k           40.8 %
+        plain gradient     18  112.77 k           59.2 %
+        FAM                48   89.41 k           47.0 %
+
+        written to mlp.fam
+        [exit 0]
+        [left: mlp.fam]
+    "#]]);
+    let names = || -> Vec<String> {
+        let entries = std::fs::read_dir(place.path().join("mlp.fam")).expect("an artifact");
+        let mut names: Vec<String> =
+            entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    };
+    let files = [
+        "evaluate.onnx",
+        "gradient.onnx",
+        "manifest.json",
+        "model.onnx",
+        "optimizer.onnx",
+        "parameters.safetensors",
+        "train.onnx",
+    ];
+    assert_eq!(names(), files);
+    let read = |name: &str| std::fs::read(place.path().join("mlp.fam").join(name)).expect("a file");
+    let first: Vec<Vec<u8>> = files.iter().map(|name| read(name)).collect();
+    place.shows(
+        "inject mlp.onnx --layer fc2 --lambda 0.1",
+        expect![[r#"
+        error: mlp.fam exists already
+        hint: choose another directory with -o, or replace this one with --force
+        [exit 1]
+    "#]],
+    );
+    place.shows("inject mlp.onnx --layer fc2 --lambda 0.2 --dry-run", expect![[r#"
+        layer      W    λ  head                        estimator   why
+        ─────  ─────  ───  ──────────────────────────  ──────────  ───────────────────────────────────────────────────────
+        fc2    12×16  0.2  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 3.17 plain steps, above 1.10
+
+        part            nodes     FLOPs  of a plain step
+        ──────────────  ─────  ────────  ───────────────
+        forward            16   77.57 k           40.8 %
+        plain gradient     18  112.77 k           59.2 %
+        FAM                48   89.41 k           47.0 %
+
+        would be written to mlp.fam
+        [exit 0]
+    "#]]);
+    assert_eq!(files.iter().map(|name| read(name)).collect::<Vec<_>>(), first, "a refused command changes nothing");
+    std::fs::write(place.path().join("mlp.fam/stray"), "").expect("a written file");
+    let (code, _, _) = place.run("inject mlp.onnx --layer fc2 --lambda 0.1 --force");
+    assert_eq!(code, 0);
+    assert_eq!(names(), files);
+    assert!(files.iter().map(|name| read(name)).eq(first), "the same bytes again");
+    assert_eq!(place.files(), ["mlp.fam", "mlp.onnx"]);
+}
+
+#[test]
+fn inspect_of_an_mlp() {
+    let place = Place::new(&["mlp", "convnet1d"]);
+    place.shows("inspect mlp.onnx", expect![[r#"
+        opset 17, 5 nodes, 75.01 kFLOP a forward pass at a batch of 64, made by pytorch 2.15.0
+
+        Inputs
+        name  type
+        ────  ───────────────
+        x     float[batch,20]
+
+        Outputs
+        name    type
+        ──────  ──────────────
+        logits  float[batch,5]
+
+        Parameters
+        name        type          trains
+        ──────────  ────────────  ──────
+        fc1.weight  float[16,20]  yes
+        fc1.bias    float[16]     yes
+        fc2.weight  float[12,16]  yes
+        fc2.bias    float[12]     yes
+        fc.weight   float[5,12]   yes
+        fc.bias     float[5]      yes
+
+        Layers
+        name      W  head              estimator   cost      weight      why
+        ────  ─────  ────────────────  ──────────  ────────  ──────────  ───────────────────────────────────────────────────────
+        fc1   16×20  piecewise-affine  hutchinson  +102.2 %  fc1.weight  exact is predicted to cost 7.03 plain steps, above 1.10
+        fc2   12×16  piecewise-affine  hutchinson  +47.0 %   fc2.weight  exact is predicted to cost 3.17 plain steps, above 1.10
+        fc     5×12  logits            exact       +10.5 %   fc.weight   closed form of the logits head
+
+        Operators
+        operator  nodes  derivative
+        ────────  ─────  ──────────
+        Gemm          3  rule
+        Relu          2  rule
+        [exit 0]
+    "#]]);
+    place.shows(
+        "inspect convnet1d.onnx",
+        expect![[r#"
+        opset 17, 6 nodes, 238.08 kFLOP a forward pass at a batch of 64, made by pytorch 2.15.0
+
+        Inputs
+        name  type
+        ────  ─────────────────
+        x     float[batch,4,20]
+
+        Outputs
+        name    type
+        ──────  ──────────────
+        logits  float[batch,5]
+
+        Parameters
+        name          type          trains
+        ────────────  ────────────  ──────
+        conv1.weight  float[6,2,3]  yes
+        conv1.bias    float[6]      yes
+        conv2.weight  float[8,3,4]  yes
+        conv2.bias    float[8]      yes
+        fc.weight     float[5,8]    yes
+        fc.bias       float[5]      yes
+
+        Layers
+        name      W  head    estimator   cost     weight        why
+        ─────  ────  ──────  ──────────  ───────  ────────────  ──────────────────────────────
+        conv1   6×6  smooth  hutchinson  +97.9 %  conv1.weight  the head is smooth at /Tanh
+        conv2  8×12  smooth  hutchinson  +61.4 %  conv2.weight  the head is smooth at /Tanh
+        fc      5×8  logits  exact       +2.1 %   fc.weight     closed form of the logits head
+
+        Operators
+        operator    nodes  derivative
+        ──────────  ─────  ──────────
+        Conv            2  rule
+        Gemm            1  rule
+        ReduceMean      1  rule
+        Relu            1  rule
+        Tanh            1  rule
+        [exit 0]
+    "#]],
+    );
+}
+
+#[test]
+fn grad_says_what_the_model_gained() {
+    let place = Place::new(&["mlp"]);
+    place.shows(
+        "grad mlp.onnx --of logits --wrt x,fc.bias -o gradient.onnx",
+        expect![[r#"
+        input  logits.cotangent
+        output x.grad
+        output fc.bias.grad
+        13 nodes, 5 of them the model's; written to gradient.onnx
+        [exit 0]
+        [left: gradient.onnx]
+    "#]],
+    );
+    place.shows(
+        "grad gradient.onnx --of x.grad --wrt x,logits.cotangent -o second.onnx",
+        expect![[r#"
+        input  x.grad.cotangent
+        output x.grad_1
+        output logits.cotangent.grad
+        20 nodes, 13 of them the model's; written to second.onnx
+        [exit 0]
+        [left: second.onnx]
+    "#]],
+    );
+    place.shows(
+        "jvp mlp.onnx --of logits --wrt inputs -o tangent.onnx",
+        expect![[r#"
+        input  x.tangent
+        output logits.tangent
+        12 nodes, 5 of them the model's; written to tangent.onnx
+        [exit 0]
+        [left: tangent.onnx]
+    "#]],
+    );
+}
+
+/// The weights of an artifact that is not trained are the model's, and so is everything else.
+#[test]
+fn export_gives_the_model_back() {
+    for name in common::step::fixtures() {
+        let place = Place::new(&[&name]);
+        let layer = if name.contains("conv") { "conv1" } else { "penultimate" };
+        let (code, _, stderr) = place.run(&format!("inject {name}.onnx --layer {layer} --lambda 0.1 -o artifact.fam"));
+        assert_eq!(code, 0, "{name}: {stderr}");
+        let (code, _, stderr) = place.run("export artifact.fam -o back.onnx");
+        assert_eq!(code, 0, "{name}: {stderr}");
+        let read = |file: &str| onnx::read(&place.path().join(file)).expect("a model");
+        let (before, after) = (read(&format!("{name}.onnx")), read("back.onnx"));
+        assert_eq!((before.opset, before.ir_version), (after.opset, after.ir_version), "{name}");
+        let ports = |model: &Model| -> Vec<(String, String)> {
+            let graph = &model.graph;
+            let ids = graph.inputs.iter().chain(&graph.outputs);
+            ids.map(|&id| (graph.name_of(id).to_string(), graph.value(id).fact.to_string())).collect()
+        };
+        assert_eq!(ports(&before), ports(&after), "{name}");
+        let weights = |model: &Model| -> std::collections::BTreeMap<String, Tensor> {
+            let named = model.graph.initializers().map(|id| model.graph.value(id));
+            named.filter_map(|v| Some((v.name.clone(), v.data.clone()?))).collect()
+        };
+        assert_eq!(weights(&before), weights(&after), "{name}");
+        assert_eq!(onnx::compact(&before.graph), onnx::compact(&after.graph), "{name}");
+    }
+}
