@@ -37,7 +37,7 @@ fn reshapes_to_itself(shape: &[Dim], target: &[Dim], attrs: &Attrs) -> bool {
 }
 
 /// `Transpose_p(Transpose_q(x)) = Transpose_{q∘p}(x)`, `Reshape(Reshape(x)) = Reshape(x)`,
-/// `Expand(Expand(x)) = Expand(x)`, `Reshape(Squeeze(x)) = Reshape(x)`
+/// `Expand(Expand(x)) = Expand(x)`, `Reshape(Squeeze(x)) = Reshape(x)`, `Squeeze_a(Unsqueeze_a(x)) = x`
 pub(super) fn same_again<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
     let x = s.x(0)?;
     match s.op {
@@ -53,6 +53,11 @@ pub(super) fn same_again<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
             // A zero copies a dimension of what is reshaped, so it may not skip a step.
             let plain = target.iter().all(|d| *d != Dim::Fixed(0));
             plain.then(|| s.replacing(0, inner))
+        }
+        "Squeeze" => {
+            let node = made_by(x, "Unsqueeze")?;
+            let axes = s.x(1)?.known_ints()?;
+            (axes == s.b.val(node.input(1)?).known_ints()?).then(|| s.b.val(node.input(0).unwrap_or(x.id())))
         }
         "Expand" => {
             let inner = operand(x, "Expand")?;
