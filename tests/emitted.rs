@@ -179,7 +179,9 @@ impl OneNode {
         let outs = b.node(op.name, &inputs, case.attrs.clone(), case.outputs);
         let outputs = outs.iter().map(|v| b.output(*v, "y")).collect();
         let graph = b.finish().map_err(|e| e.to_string())?;
-        let model = Model { graph, opset: 13, ir_version: 8, ..Model::default() };
+        // The oldest forms that are written, and those of the first opset that splits a size that is not known unevenly.
+        let opset = if symbolic { 18 } else { 13 };
+        let model = Model { graph, opset, ir_version: 8, ..Model::default() };
         Ok(OneNode { model, wrt, outputs, data, numbers })
     }
 

@@ -89,7 +89,7 @@ fn form(g: &Graph, inputs: &HashSet<ValueId>, n: &Node) -> i64 {
             Some(_) => 18,
         },
         "Pad" => any(&[(n.input(3).is_some(), 18), (n.attrs.str("mode") == Some("wrap"), 19)]),
-        "Split" => any(&[(has("num_outputs") && !splits_evenly(g, n), 18)]),
+        "Split" => any(&[(has("num_outputs") && splits_unevenly(g, n), 18)]),
         "RoiAlign" => any(&[(n.attrs.str("coordinate_transformation_mode") == Some("half_pixel"), 16)]),
         "LpPool" => any(&[(has("ceil_mode") || has("dilations"), 18)]),
         "AveragePool" => any(&[(has("dilations"), 19)]),
@@ -105,14 +105,13 @@ fn form(g: &Graph, inputs: &HashSet<ValueId>, n: &Node) -> i64 {
     }
 }
 
-/// Whether a Split without sizes has equal parts, for all that is known of its input.
-fn splits_evenly(g: &Graph, n: &Node) -> bool {
-    let shape = n.input(0).and_then(|id| g.value(id).fact.shape.as_ref());
-    let Some(shape) = shape else { return false };
+/// Whether a Split without sizes is known to have parts that differ.
+fn splits_unevenly(g: &Graph, n: &Node) -> bool {
+    let Some(shape) = n.input(0).and_then(|id| g.value(id).fact.shape.as_ref()) else { return false };
     let axis = n.attrs.int("axis").unwrap_or(0);
     let axis = if axis < 0 { axis + shape.len() as i64 } else { axis };
     let size = usize::try_from(axis).ok().and_then(|axis| shape.get(axis)?.fixed());
-    size.is_some_and(|size| size % n.outputs.len().max(1) as i64 == 0)
+    size.is_some_and(|size| size % n.outputs.len().max(1) as i64 != 0)
 }
 
 /// The elements of an integer value that are the same in every run.
