@@ -56,10 +56,12 @@ const SOURCE: (&str, &[u8]) = ("SOURCE.md", include_bytes!("../fixtures/mnist/SO
 /// Checkpoints would only cost time here; the last one is always written.
 const NO_CHECKPOINT_BEFORE_THE_END: u64 = 1 << 40;
 /// Blocks of steps that are timed, plain and FAM in turn.
-const TIMED_BLOCKS: usize = 20;
-/// Steps of a block: while the first ones run, idle threads of the other session may still be spinning.
-const BLOCK: usize = 8;
+const TIMED_BLOCKS: usize = 10;
+/// Steps of a block, the first of which only warm up.
+const BLOCK: usize = 20;
 const BLOCK_WARMUP: usize = 2;
+/// Pause before a block: idle threads of the session before it go on spinning for some 60 ms, on cores that the block needs.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What may be chosen.
 #[derive(Debug, Clone, PartialEq)]
@@ -354,6 +356,7 @@ impl Bench<'_> {
         let mut times = [Vec::new(), Vec::new()];
         for _ in 0..TIMED_BLOCKS {
             for (trainer, times) in trainers.iter_mut().zip(&mut times) {
+                std::thread::sleep(PAUSE);
                 times.extend(trainer.time_steps(BLOCK)?.split_off(BLOCK_WARMUP));
             }
         }
