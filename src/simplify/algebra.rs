@@ -1,13 +1,12 @@
 //! Neutral elements, constant factors, inverse pairs.
 
 use super::{Site, made_by, operand, splat};
-use crate::ir::{Val, broadcast};
+use crate::ir::{Val, broadcast_named};
 
 /// Whether `x op y` has the shape of `x` whatever is done with the constant `y`.
 fn keeps_shape<'g>(x: Val<'g>, y: Val<'g>) -> bool {
     let (Some(a), Some(b)) = (x.fact().shape, y.fact().shape) else { return false };
-    let unknown = |_: usize| crate::ir::Dim::symbol("?");
-    broadcast(&a, &b, &unknown).is_some_and(|s| s == a)
+    broadcast_named(&a, &b).is_some_and(|s| s == a)
 }
 
 /// `x + 0 = x − 0 = x·1 = x/1 = x`
@@ -25,27 +24,25 @@ pub(super) fn neutral<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
     (commutes && splat(x) == Some(element) && keeps_shape(y, x)).then_some(y)
 }
 
-/// A scalar factor and the rest, where `v = c·x` or `v = x/c`.
+/// A scalar factor and the rest, where `v = c·x`.
 fn factor<'g>(v: Val<'g>) -> Option<(f64, Val<'g>)> {
     let b = v.builder();
-    if let Some(node) = made_by(v, "Mul") {
-        let (x, y) = (b.val(node.input(0)?), b.val(node.input(1)?));
-        for (c, rest) in [(x, y), (y, x)] {
-            if let (Some(number), 0) = (splat(c), c.fact().rank()?) {
-                return Some((number, rest));
-            }
-        }
-    }
-    None
+    let node = made_by(v, "Mul")?;
+    let (x, y) = (b.val(node.input(0)?), b.val(node.input(1)?));
+    [(x, y), (y, x)].into_iter().find_map(|(c, rest)| Some((scalar(c)?, rest)))
 }
 
-/// `c·(d·x) = (cd)·x`, `(c·x)/d = (c/d)·x`, `(−1)·x = −x`, `x/c = (1/c)·x`
+/// The number in a constant of rank 0.
+fn scalar(v: Val<'_>) -> Option<f64> {
+    if v.fact().rank() == Some(0) { splat(v) } else { None }
+}
+
+/// `c·(d·x) = (cd)·x`, `(c·x)/d = (c/d)·x`, `(−1)·x = −x`
 pub(super) fn constant_factors<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
     let (x, y) = (s.x(0)?, s.x(1)?);
     if !x.dtype().is_float() {
         return None;
     }
-    let scalar = |v: Val<'g>| if v.fact().rank() == Some(0) { splat(v) } else { None };
     match s.op {
         "Mul" => {
             let (c, rest) = match (scalar(x), scalar(y)) {
@@ -71,7 +68,7 @@ pub(super) fn constant_factors<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
     }
 }
 
-/// `not not x = x`, `(x as T) as T = x as T`, one constant for `Where(c, 0, 0)`
+/// `not not x = x`, `1/(1/x) = x`, `(x as T) as T = x as T`, `Where(c, x, x) = x`, `Where(not c, x, y) = Where(c, y, x)`
 pub(super) fn inverse<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
     let x = s.x(0)?;
     match s.op {

@@ -1,7 +1,7 @@
 //! Operators that only move, repeat or cut elements.
 
 use super::{Site, made_by, operand, same_shape};
-use crate::ir::{Attrs, Dim, Val, broadcast};
+use crate::ir::{Attrs, Dim, Val, broadcast_named};
 
 /// An identity, a transposition, reshape, expansion, slice or pad that changes nothing: `f(x) = x`
 pub(super) fn nothing_to_do<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
@@ -62,8 +62,8 @@ pub(super) fn same_again<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
         "Expand" => {
             let inner = operand(x, "Expand")?;
             let target = s.x(1)?.fact().ints?;
-            let grown = broadcast(&x.fact().shape?, &target, &|_| Dim::symbol("?"))?;
-            let alone = broadcast(&inner.fact().shape?, &target, &|_| Dim::symbol("?"))?;
+            let grown = broadcast_named(&x.fact().shape?, &target)?;
+            let alone = broadcast_named(&inner.fact().shape?, &target)?;
             (grown == alone).then(|| s.replacing(0, inner))
         }
         _ => None,
@@ -92,7 +92,7 @@ fn common_shape<'g>(s: &Site<'g, '_>, places: &[usize], replace: Option<(usize, 
             Some((at, v)) if at == i => v,
             _ => s.x(i)?,
         };
-        shape = broadcast(&shape, &v.fact().shape?, &|_| Dim::symbol("?"))?;
+        shape = broadcast_named(&shape, &v.fact().shape?)?;
     }
     Some(shape)
 }

@@ -3,7 +3,7 @@
 use super::{Site, operand, splat};
 use crate::ir::{Tensor, Val};
 
-/// `−(−x) = x`, `−(x − y) = y − x`, `−c` is a constant, `−(c·x) = (−c)·x`
+/// `−(−x) = x`, `−(x − y) = y − x`
 pub(super) fn double<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
     if s.op != "Neg" {
         return None;
@@ -41,7 +41,7 @@ pub(super) fn outwards<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
         "Conv" | "ConvTranspose" if s.inputs.len() == 2 => &[0, 1],
         "Gemm" if s.inputs.len() == 2 => &[0, 1],
         "Pad" if s.inputs.len() == 2 && s.attrs.str("mode").is_none_or(|m| m == "constant") => &[0],
-        "ScatterND" | "ScatterElements" if s.x(0).and_then(zeros).is_some() => &[2],
+        "ScatterND" | "ScatterElements" if scatters_linearly(s) => &[2],
         "Where" => {
             let (yes, no) = (s.x(1)?, s.x(2)?);
             return match (operand(yes, "Neg"), splat(no) == Some(0.0), operand(no, "Neg"), splat(yes) == Some(0.0)) {
@@ -74,7 +74,8 @@ pub(super) fn outwards<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
     None
 }
 
-fn zeros(v: Val<'_>) -> Option<()> {
-    let base = operand(v, "Expand").unwrap_or(v);
-    (splat(base) == Some(0.0)).then_some(())
+/// Whether a scatter writes or adds into zeros; a maximum or minimum with zero is not linear.
+fn scatters_linearly(s: &Site<'_, '_>) -> bool {
+    let linear = s.attrs.str("reduction").is_none_or(|r| matches!(r, "none" | "add"));
+    linear && s.x(0).is_some_and(|v| splat(operand(v, "Expand").unwrap_or(v)) == Some(0.0))
 }

@@ -1,6 +1,6 @@
 //! Matrix products.
 
-use super::{Site, made_by, operand};
+use super::{Site, made_by};
 use crate::ir::{Attrs, Tensor, Val};
 
 /// `x`, where `v` is the transpose of a matrix.
@@ -11,7 +11,8 @@ fn transposed<'g>(v: Val<'g>) -> Option<Val<'g>> {
 
 /// `aᵀ·b`, `a·bᵀ`, `aᵀ·bᵀ` of matrices: one Gemm
 pub(super) fn transposed_operand<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
-    if s.op != "MatMul" {
+    // Runtimes multiply matrices of integers by MatMul only.
+    if s.op != "MatMul" || !s.x(0)?.dtype().is_float() {
         return None;
     }
     let (a, b) = (s.x(0)?, s.x(1)?);
@@ -60,13 +61,13 @@ pub(super) fn identity_matrix<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
         return None;
     }
     let (a, b) = (s.x(0)?, s.x(1)?);
-    if is_identity(a)? && b.fact().rank()? >= 2 {
+    if is_identity(a) && b.fact().rank()? >= 2 {
         return Some(b);
     }
     if holds_rows_of_identity(a) && b.fact().rank()? == 2 {
         return Some(b.unsqueeze(&[1]));
     }
-    (is_identity(b)? && a.fact().rank()? >= 2).then_some(a)
+    (is_identity(b) && a.fact().rank()? >= 2).then_some(a)
 }
 
 /// `[n, 1, n]` of the elements of the identity.
@@ -75,10 +76,17 @@ fn holds_rows_of_identity(v: Val<'_>) -> bool {
     data.is_some_and(|data| matches!(data.shape[..], [n, 1, m] if n == m && holds_identity(&data, n)))
 }
 
-fn is_identity(v: Val<'_>) -> Option<bool> {
-    let Some(data) = v.builder().constant_data(v) else { return Some(operand(v, "EyeLike").is_some()) };
-    let [n, m] = data.shape[..] else { return Some(false) };
-    Some(n == m && holds_identity(&data, n))
+fn is_identity(v: Val<'_>) -> bool {
+    match v.builder().constant_data(v) {
+        Some(data) => matches!(data.shape[..], [n, m] if n == m && holds_identity(&data, n)),
+        None => is_eye(v).unwrap_or(false),
+    }
+}
+
+/// Whether `v` is an EyeLike of a square, with its ones on the diagonal.
+fn is_eye(v: Val<'_>) -> Option<bool> {
+    let node = made_by(v, "EyeLike")?;
+    Some(node.attrs.int("k").unwrap_or(0) == 0 && matches!(&v.fact().shape?[..], [n, m] if n == m))
 }
 
 fn holds_identity(data: &Tensor, n: usize) -> bool {

@@ -67,10 +67,24 @@ pub fn simplify(graph: &Graph) -> Result<Graph> {
     }
     for id in &graph.outputs {
         if let Some(v) = values.get(id) {
-            b.output(*v, graph.name_of(*id));
+            output(&b, *v, graph.name_of(*id));
         }
     }
     let mut made = b.finish()?;
     made.name = graph.name.clone();
     Ok(dead_code(&made))
+}
+
+/// An output of exactly that name: what has it by its node's name gives way.
+fn output(b: &Builder, val: Val, name: &str) {
+    let given = b.output(val, name);
+    if given == name {
+        return;
+    }
+    if let Some(other) = b.find(name) {
+        b.rename(other, &b.fresh_name(name));
+    }
+    if let Some(made) = b.find(&given) {
+        b.rename(made, name);
+    }
 }
