@@ -93,6 +93,12 @@ pub enum Error {
     #[error("{} exists already", path.display())]
     Exists { path: PathBuf },
 
+    #[error("{} exists already and is nothing that this program wrote; it is never replaced", path.display())]
+    NotOurs { path: PathBuf },
+
+    #[error("{} is read and would be written: choose another name for the output", path.display())]
+    OutputIsInput { path: PathBuf },
+
     #[error("no parameter is left to train")]
     NothingToTrain,
 

@@ -3,10 +3,11 @@
 mod batch_norm;
 mod export;
 pub mod manifest;
+mod modes;
 mod standard;
 mod trace;
 mod write;
 
 pub use export::{Exported, export};
 pub use standard::{EXACT_LIMIT, LayerReport, Options, Plan, Report, Size, Target, plan, report};
-pub use write::{Draft, default_directory, write};
+pub use write::{Draft, check_free, default_directory, write};

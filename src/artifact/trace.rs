@@ -1,6 +1,7 @@
 //! One training step of a model as values of one graph: loss, κ, objective, gradients.
 
 use super::batch_norm::{self, Statistic};
+use super::modes;
 use super::standard::{Options, Target};
 use crate::ad::{Tape, linearise};
 use crate::error::{Error, Result, nearest_names};
@@ -58,6 +59,7 @@ pub(super) fn open(model: &Model, options: &Options, notes: &mut Vec<String>) ->
     let inputs: Vec<String> =
         graph.inputs.iter().filter(|&&id| graph.value(id).data.is_none()).map(|&id| name(&graph, id)).collect();
     let outputs: Vec<String> = graph.outputs.iter().map(|&id| name(&graph, id)).collect();
+    modes::settle(&mut graph, !options.train_batch_norm, notes);
     let statistics = if options.train_batch_norm { batch_norm::train(&mut graph, notes) } else { Vec::new() };
     let graph = lower::composites(graph, |_: &Node| true)?;
     // What a value is used as shows before lowering; ids change, names stay.
@@ -228,7 +230,7 @@ fn objective<'g>(
         Target::Loss { kind, label_smoothing } => {
             let mut read = output;
             let ending = b.read(|g| {
-                let node = g.node(g.value(predicted).producer?);
+                let node = last_computation(g, predicted)?;
                 kind.absorbs().contains(&node.op.as_str()).then(|| node.clone())
             });
             if let Some(node) = ending
@@ -248,6 +250,15 @@ fn objective<'g>(
             Ok((Objective { loss: built.loss, prediction: read, curvature: built.curvature }, Some(built.labels)))
         }
     }
+}
+
+/// The node that computes `id`, behind what only passes it on.
+fn last_computation(graph: &Graph, id: ValueId) -> Option<&Node> {
+    let mut node = graph.node(graph.value(id).producer?);
+    while matches!(node.op.as_str(), "Identity" | "Dropout") {
+        node = graph.node(graph.value(node.input(0)?).producer?);
+    }
+    Some(node)
 }
 
 /// The gradient of a scalar with respect to each parameter, of the parameter's shape.

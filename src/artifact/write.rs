@@ -1,6 +1,6 @@
 //! An artifact on disk: it appears whole or not at all.
 
-use super::manifest::{self, FileEntry};
+use super::manifest::{self, FileEntry, Manifest};
 use super::standard::Plan;
 use crate::error::{Error, Result};
 use crate::{onnx, tensor};
@@ -13,6 +13,29 @@ pub fn default_directory(model: &Path) -> PathBuf {
     PathBuf::from(format!("{stem}.fam"))
 }
 
+/// Whether something new may stand at `directory`: nothing is there, or with `force` something that this program wrote.
+///
+/// # Errors
+/// [`Error::Exists`], [`Error::NotOurs`].
+pub fn check_free(directory: &Path, force: bool) -> Result<()> {
+    let path = directory.to_owned();
+    if fs::symlink_metadata(directory).is_err() {
+        return Ok(());
+    }
+    let ours = Manifest::read(directory).is_ok() || is_demo(directory);
+    match (ours, force) {
+        (true, true) => Ok(()),
+        (true, false) => Err(Error::Exists { path }),
+        (false, _) => Err(Error::NotOurs { path }),
+    }
+}
+
+/// What `demo` leaves holds an artifact one level down.
+fn is_demo(directory: &Path) -> bool {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|e| e.path()).any(|path| path.extension().is_some_and(|e| e == "fam") && Manifest::read(&path).is_ok())
+}
+
 /// A directory in the making, beside the place where it will stand. It appears there whole, by [`Draft::finish`], or not at
 /// all.
 pub struct Draft {
@@ -23,11 +46,9 @@ pub struct Draft {
 
 impl Draft {
     /// # Errors
-    /// [`Error::Exists`] if there is something at `directory` and `force` is not set; [`Error::Io`].
+    /// [`check_free`]; [`Error::Io`].
     pub fn new(directory: &Path, force: bool) -> Result<Draft> {
-        if fs::symlink_metadata(directory).is_ok() && !force {
-            return Err(Error::Exists { path: directory.to_owned() });
-        }
+        check_free(directory, force)?;
         let parent = match directory.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             _ => PathBuf::from("."),

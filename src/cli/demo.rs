@@ -44,9 +44,7 @@ pub(super) struct Demo {
 
 impl Demo {
     pub fn run(self, output: &Output) -> Result<()> {
-        if !self.force && std::fs::symlink_metadata(&self.output).is_ok() {
-            return Err(crate::Error::Exists { path: self.output }.into());
-        }
+        crate::artifact::check_free(&self.output, self.force)?;
         let runtime = self.runtime.open(output)?;
         let options =
             Options { seeds: self.seeds, epochs: self.epochs, lambda: self.lambda, runtime: self.runtime.options() };

@@ -82,6 +82,7 @@ impl Error {
 fn model_hint(error: &Program) -> Option<String> {
     let hint = match error {
         Program::Exists { .. } => "choose another directory with -o, or replace this one with --force",
+        Program::NotOurs { .. } => "choose another directory with -o",
         Program::UnknownName { what: "layer", .. } => "fam-onnx inspect MODEL lists the layers and their names",
         Program::UnknownName { what: "output" | "tensor", .. } => "fam-onnx print MODEL shows every name",
         Program::UnknownName { what: "parameter", .. } => "fam-onnx inspect MODEL lists the parameters",
@@ -102,6 +103,12 @@ fn runtime_hint(error: &runtime::Error) -> Option<String> {
     }
 }
 
+/// Whether a run has got as far as a checkpoint.
+fn has_checkpoint(run: &std::path::Path) -> bool {
+    let entries = std::fs::read_dir(run.join(train::run::CHECKPOINTS));
+    entries.is_ok_and(|mut entries| entries.next().is_some())
+}
+
 fn train_hint(error: &train::Error) -> Option<String> {
     match error {
         train::Error::NonFinite { last, .. } => Some(format!(
@@ -109,6 +116,9 @@ fn train_hint(error: &train::Error) -> Option<String> {
              inject with --clip-norm keeps the gradient in bounds",
             if last.is_some() { " (--resume goes on from the last checkpoint)" } else { "" }
         )),
+        train::Error::RunExists { path } if !has_checkpoint(path) => {
+            Some("it holds no checkpoint: remove it, or choose another directory with -o".to_owned())
+        }
         train::Error::RunExists { path } => Some(format!(
             "choose another directory with -o, or go on with this run: fam-onnx train --resume {}",
             path.display()

@@ -66,6 +66,12 @@ impl Jvp {
 
 impl Differentiate {
     fn run(&self, mode: Mode, output: &Output) -> Result<()> {
+        let same = |a: &std::path::Path, b: &std::path::Path| {
+            std::fs::canonicalize(a).is_ok_and(|a| std::fs::canonicalize(b).is_ok_and(|b| a == b))
+        };
+        if same(&self.model, &self.output) {
+            return Err(crate::Error::OutputIsInput { path: self.output.clone() }.into());
+        }
         let model = onnx::read(&self.model)?;
         let result = mode(&model, &self.of, &self.wrt)?;
         onnx::write(&result.model, &self.output)?;

@@ -152,8 +152,8 @@ impl Inject {
     pub fn run(&self, output: &Output) -> Result<()> {
         let options = self.options()?;
         let directory = self.output.clone().unwrap_or_else(|| artifact::default_directory(&self.model));
-        if !self.dry_run && !self.force && std::fs::symlink_metadata(&directory).is_ok() {
-            return Err(crate::Error::Exists { path: directory }.into());
+        if !self.dry_run {
+            artifact::check_free(&directory, self.force)?;
         }
         let model = onnx::read(&self.model)?;
         let source = manifest::Source {

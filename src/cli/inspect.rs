@@ -27,7 +27,7 @@ pub(super) struct Inspect {
     /// The loss that heads are classified for
     #[arg(long, value_name = "KIND", default_value = "softmax-cross-entropy", value_parser = super::inject::parse_loss)]
     loss: Loss,
-    /// Which output the loss reads, if several [default: the first]
+    /// Which output the loss reads, if several [default: the first float one]
     #[arg(long, value_name = "NAME")]
     output_name: Option<String>,
 }
@@ -86,7 +86,8 @@ impl Inspect {
 
     /// What `inject` would do for this layer.
     fn row(&self, model: &Model, layer: Layer) -> Row {
-        let first = model.graph.outputs.first().map(|&id| model.graph.name_of(id).to_string());
+        let float = |id: &&ValueId| model.graph.value(**id).fact.dtype.is_float();
+        let first = model.graph.outputs.iter().find(float).map(|&id| model.graph.name_of(id).to_string());
         let options = Options {
             layers: vec![(model.graph.node(layer.node).name.clone(), 1.0)],
             target: Target::Loss { kind: self.loss, label_smoothing: 0.0 },

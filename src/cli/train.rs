@@ -48,7 +48,7 @@ pub(super) struct Train {
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
     /// Learning rate [default: 0.01]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     lr: Option<f64>,
     /// How the learning rate moves [default: constant]
     #[arg(long)]
@@ -57,7 +57,7 @@ pub(super) struct Train {
     #[arg(long, value_name = "STEPS")]
     warmup: Option<u64>,
     /// Seed of everything random [default: 0]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<u64>,
 
     /// Replace the artifact's λ

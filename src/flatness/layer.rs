@@ -4,7 +4,7 @@ use super::parameters::root_of;
 use crate::error::{Error, Result, nearest_names};
 use crate::ir::{Dim, Graph, Node, NodeId, Val, ValueId, count};
 use crate::linear::ConvGeometry;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 /// How a layer's weight acts.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,9 +40,17 @@ pub struct Layer {
     pub uses: usize,
 }
 
-/// All layers in graph order.
+/// All layers in graph order. Layers of one module that would have one name are called as their nodes.
 pub fn layers(graph: &Graph) -> Vec<Layer> {
-    graph.node_ids().filter_map(|id| layer_at(graph, id)).collect()
+    let mut layers: Vec<Layer> = graph.node_ids().filter_map(|id| layer_at(graph, id)).collect();
+    let mut named: HashMap<String, usize> = HashMap::new();
+    for layer in &layers {
+        *named.entry(layer.name.clone()).or_default() += 1;
+    }
+    for layer in layers.iter_mut().filter(|l| named.get(&l.name).is_some_and(|&n| n > 1)) {
+        layer.name = graph.node(layer.node).name.clone();
+    }
+    layers
 }
 
 fn layer_at(graph: &Graph, id: NodeId) -> Option<Layer> {
@@ -106,7 +114,8 @@ fn uses_of(graph: &Graph, weight: ValueId) -> usize {
     let mut same = vec![weight];
     for node in &graph.nodes {
         let reads = node.reads().filter(|id| same.contains(id)).count();
-        if reads == 0 {
+        // A shape is not a use of the weight's values.
+        if reads == 0 || matches!(node.op.as_str(), "Shape" | "Size") {
             continue;
         }
         let passes = node.output(0).filter(|&out| root_of(graph, out).is_some_and(|(root, _)| root == weight));
