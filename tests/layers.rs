@@ -5,8 +5,9 @@ mod common;
 use std::collections::HashMap;
 
 use common::step::{differs, exact, graph, initial, norm, plan, values};
-use fam_onnx::artifact::Target;
+use fam_onnx::artifact::{Options, Target, manifest};
 use fam_onnx::eval::evaluate;
+use fam_onnx::flatness::Estimator;
 use fam_onnx::ir::{Attrs, Builder, DType, Dim, Fact, Model, Tensor, Val};
 use fam_onnx::loss::Loss;
 use fam_onnx::ops::Array;
@@ -74,12 +75,7 @@ fn mlp(form: &str) -> Model {
 }
 
 /// κ and gradients by `gradient.onnx`, in f64.
-fn step(
-    model: &Model,
-    options: &fam_onnx::artifact::Options,
-    x: &[usize],
-    labels: Array,
-) -> (f64, HashMap<String, Vec<f64>>) {
+fn step(model: &Model, options: &Options, x: &[usize], labels: Array) -> (f64, HashMap<String, Vec<f64>>) {
     let plan = plan(model, options);
     let mut inputs: HashMap<String, Array> = HashMap::new();
     let array = |shape: &[usize], data: Vec<f64>| Array::from_vec(DType::F64, shape, data).expect("fits");
@@ -87,6 +83,10 @@ fn step(
         inputs.insert(name, array(tensor.shape(), values(&tensor)));
     }
     inputs.insert("x".to_string(), array(x, numbers(x.iter().product(), 4.2)));
+    for probe in plan.manifest.probes() {
+        let columns = if let manifest::Dim::Fixed(n) = probe.shape[1] { n } else { 1 };
+        inputs.insert(probe.name.clone(), array(&[x[0], columns], vec![1.0; x[0] * columns]));
+    }
     inputs.insert("labels".to_string(), labels);
     inputs.insert("lambda".to_string(), array(&[], vec![0.1]));
     let graph = &graph(&plan, "gradient.onnx").graph;
@@ -194,4 +194,36 @@ fn unusual_heads_and_layers_keep_to_the_definition() {
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// A sample that reaches the layer as zeros only adds nothing to the gradient, where a norm has no slope.
+#[test]
+fn a_dead_sample_leaves_the_estimated_gradient_finite() {
+    let b = Builder::new();
+    let x = b.input("x", Fact::new(DType::F32, [Dim::symbol("batch"), Dim::from(M)]), None);
+    let shift = weight(&b, "shift", &[M], vec![-100.0; M]);
+    let hidden = b.op("Relu", &[x + shift], Attrs::new());
+    let w = weight(&b, "fc.weight", &[D, M], stored(1.0).0);
+    b.scope("fc");
+    b.output(b.op("Gemm", &[hidden, w], Attrs::new().with("transB", 1)), "logits");
+    let model = Model { graph: b.finish().expect("a sound graph"), opset: 17, ir_version: 8, ..Model::default() };
+    let options = Options { estimator: Some(Estimator::Hutchinson), ..exact(&[("fc.weight", 0.1)]) };
+    let (kappa, gradients) = step(&model, &options, &[N, M], classes());
+    assert_eq!(kappa, 0.0);
+    assert!(gradients.values().flatten().all(|g| g.is_finite()), "{gradients:?}");
+}
+
+/// One sample that several rows of the head read: they are not samples of their own.
+#[test]
+fn rows_that_share_the_only_sample_are_not_independent() {
+    let b = Builder::new();
+    let x = b.input("x", Fact::new(DType::F32, [1, M].map(Dim::from)), None);
+    let w = weight(&b, "fc.weight", &[D, M], stored(1.0).0);
+    b.scope("fc");
+    let z = b.op("Gemm", &[x, w], Attrs::new().with("transB", 1));
+    b.output(z * weight(&b, "scale", &[N, D], numbers(N * D, 2.2)), "y");
+    let model = Model { graph: b.finish().expect("a sound graph"), opset: 17, ir_version: 8, ..Model::default() };
+    let target = Target::Loss { kind: Loss::Mse, label_smoothing: 0.0 };
+    let options = Options { target, estimator: None, ..exact(&[("fc.weight", 0.1)]) };
+    assert_eq!(plan(&model, &options).report.layers[0].class, "mixing");
 }
