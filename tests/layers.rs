@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::HashMap;
 
-use common::step::{differs, exact, graph, initial, norm, plan, values};
+use common::step::{differs, exact, exceeds, graph, initial, norm, plan, values};
 use fam_onnx::artifact::{Options, Target, manifest};
 use fam_onnx::eval::evaluate;
 use fam_onnx::flatness::Estimator;
@@ -118,7 +118,7 @@ fn every_stored_form_is_the_same_layer() {
         }
         for (name, expected) in &gradients {
             let off: Vec<f64> = by[name].iter().zip(expected).map(|(a, b)| a - b).collect();
-            if !(norm(&off) <= 1e-9 * norm(expected)) {
+            if exceeds(norm(&off), 1e-9 * norm(expected)) {
                 faults.push(format!("{form}: gradient of {name} is off by {:.1e}", norm(&off) / norm(expected)));
             }
         }
