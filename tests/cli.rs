@@ -323,7 +323,7 @@ fn a_model_with_several_outputs() {
         ──────────────  ─────  ──────  ───────────────
         forward            14  2.18 k           47.3 %
         plain gradient     11  2.43 k           52.7 %
-        FAM                41  6.22 k          134.9 %
+        FAM                44  6.41 k          139.1 %
 
         written to two.fam
         [exit 0]
@@ -344,7 +344,7 @@ fn what_inject_writes_and_what_it_leaves_alone() {
         ──────────────  ─────  ────────  ───────────────
         forward            16   77.57 k           40.8 %
         plain gradient     18  112.77 k           59.2 %
-        FAM                48   89.41 k           47.0 %
+        FAM                53   89.73 k           47.1 %
 
         would be written to mlp.fam
         [exit 0]
@@ -358,7 +358,7 @@ fn what_inject_writes_and_what_it_leaves_alone() {
         ──────────────  ─────  ────────  ───────────────
         forward            16   77.57 k           40.8 %
         plain gradient     18  112.77 k           59.2 %
-        FAM                48   89.41 k           47.0 %
+        FAM                53   89.73 k           47.1 %
 
         written to mlp.fam
         [exit 0]
@@ -400,7 +400,7 @@ fn what_inject_writes_and_what_it_leaves_alone() {
         ──────────────  ─────  ────────  ───────────────
         forward            16   77.57 k           40.8 %
         plain gradient     18  112.77 k           59.2 %
-        FAM                48   89.41 k           47.0 %
+        FAM                53   89.73 k           47.1 %
 
         would be written to mlp.fam
         [exit 0]
@@ -443,8 +443,8 @@ fn inspect_of_an_mlp() {
         Layers
         name      W  head              estimator   cost      weight      why
         ────  ─────  ────────────────  ──────────  ────────  ──────────  ───────────────────────────────────────────────────────
-        fc1   16×20  piecewise-affine  hutchinson  +102.2 %  fc1.weight  exact is predicted to cost 7.03 plain steps, above 1.10
-        fc2   12×16  piecewise-affine  hutchinson  +47.0 %   fc2.weight  exact is predicted to cost 3.17 plain steps, above 1.10
+        fc1   16×20  piecewise-affine  hutchinson  +102.3 %  fc1.weight  exact is predicted to cost 7.03 plain steps, above 1.10
+        fc2   12×16  piecewise-affine  hutchinson  +47.1 %   fc2.weight  exact is predicted to cost 3.17 plain steps, above 1.10
         fc     5×12  logits            exact       +10.5 %   fc.weight   closed form of the logits head
 
         Operators

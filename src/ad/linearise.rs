@@ -5,7 +5,7 @@ use crate::error::{Error, Result, Unsupported};
 use crate::ir::{Dim, Val, ValueId, same_or_one};
 use crate::linear::Cotangent;
 use crate::ops::{self, Cx, Tangent};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// The derivative of some values in others, as linear maps on a tape.
 pub struct Linearised<'g> {
@@ -20,6 +20,7 @@ pub fn linearise<'g>(tape: &'g Tape<'g>, of: &[Val<'g>], wrt: &[Val<'g>]) -> Res
     let b = tape.builder;
     let of_ids: Vec<ValueId> = of.iter().map(|v| v.id()).collect();
     let wrt_ids: Vec<ValueId> = wrt.iter().map(|v| v.id()).collect();
+    let variables: HashSet<ValueId> = wrt_ids.iter().copied().collect();
     let path: Vec<_> = b.read(|g| {
         let (above, below) = (g.ancestors(&of_ids), g.descendants(&wrt_ids));
         g.nodes
@@ -66,7 +67,7 @@ pub fn linearise<'g>(tape: &'g Tape<'g>, of: &[Val<'g>], wrt: &[Val<'g>]) -> Res
         for (k, out) in node.outputs.iter().enumerate() {
             let Some(out) = out.map(|id| b.val(id)).filter(|v| v.dtype().is_float()) else { continue };
             // A value differentiated with respect to is a variable of its own.
-            if wrt_ids.contains(&out.id()) {
+            if variables.contains(&out.id()) {
                 continue;
             }
             tape.set_scope(&node.name);

@@ -77,15 +77,13 @@ fn finish(model: &Model, graph: Graph, inputs: Vec<String>, outputs: Vec<String>
 fn prepare(model: &Model, of: &str, wrt: &[String]) -> Result<(Graph, ValueId, Vec<ValueId>)> {
     let names: Vec<String> = wrt.iter().flat_map(|name| expand_name(&model.graph, name)).collect();
     let of_id = find(&model.graph, "output", of)?;
-    let wrt_ids = names.iter().map(|n| find(&model.graph, "tensor", n)).collect::<Result<Vec<_>>>()?;
+    let wrt_ids = find_all(&model.graph, &names)?;
     let dtype = model.graph.value(of_id).fact.dtype;
     if !dtype.is_float() {
         return Err(Error::NotFloat { tensor: of.to_string(), dtype });
     }
     let graph = lower::on_path(&model.graph, &[of_id], &wrt_ids)?;
-    let again = |name: &str| find(&graph, "tensor", name);
-    let of_id = again(of)?;
-    let wrt_ids = names.iter().map(|n| again(n)).collect::<Result<Vec<_>>>()?;
+    let (of_id, wrt_ids) = (find(&graph, "output", of)?, find_all(&graph, &names)?);
     Ok((graph, of_id, wrt_ids))
 }
 
@@ -104,6 +102,14 @@ fn expand_name(graph: &Graph, name: &str) -> Vec<String> {
             .collect(),
         _ => vec![name.to_string()],
     }
+}
+
+fn find_all(graph: &Graph, names: &[String]) -> Result<Vec<ValueId>> {
+    let known = graph.by_name();
+    names
+        .iter()
+        .map(|name| known.get(name.as_str()).map_or_else(|| find(graph, "tensor", name), |&id| Ok(id)))
+        .collect()
 }
 
 fn find(graph: &Graph, what: &'static str, name: &str) -> Result<ValueId> {

@@ -360,7 +360,8 @@ impl Cutter<'_> {
 
 fn cut(model: &Model, whole: &Graph, name: &str, outputs: &[String], keep: &dyn Fn(ValueId) -> bool) -> Result<Model> {
     let mut graph = Graph { name: name.to_string(), ..whole.clone() };
-    graph.outputs = outputs.iter().filter_map(|n| whole.find(n)).collect();
+    let known = whole.by_name();
+    graph.outputs = outputs.iter().filter_map(|n| known.get(n.as_str()).copied()).collect();
     let live = graph.ancestors(&graph.outputs);
     graph.inputs.retain(|id| live.contains(id) || keep(*id));
     let graph = simplify::simplify(&simplify::dead_code(&graph))?;
@@ -371,8 +372,10 @@ fn cut(model: &Model, whole: &Graph, name: &str, outputs: &[String], keep: &dyn 
 fn optimizer(model: &Model, whole: &Graph, names: &Names, options: &Options) -> Result<Model> {
     let b = Builder::new();
     let mut inputs: Vec<(Val, Val)> = Vec::new();
+    let known = whole.by_name();
     for (parameter, gradient) in &names.gradients {
-        let fact = whole.find(parameter).map(|id| whole.value(id).fact.clone()).unwrap_or(Fact::unknown(DType::F32));
+        let fact =
+            known.get(parameter.as_str()).map(|&id| whole.value(id).fact.clone()).unwrap_or(Fact::unknown(DType::F32));
         inputs.push((b.input(parameter, fact.clone(), None), b.input(gradient, fact, None)));
     }
     let rate = b.input(&names.learning_rate, Fact::new(DType::F32, Vec::<Dim>::new()), None);
@@ -495,7 +498,8 @@ fn tensor_type(name: &str, fact: &Fact) -> Result<(crate::tensor::Dtype, Vec<usi
 
 /// Parameters as the model has them, optimiser state at zero.
 fn initial_tensors(model: &Model, manifest: &Manifest) -> BTreeMap<String, Tensor> {
-    let data = |name: &str| model.graph.find(name).and_then(|id| model.graph.value(id).data.clone());
+    let known = model.graph.by_name();
+    let data = |name: &str| known.get(name).and_then(|&id| model.graph.value(id).data.clone());
     let parameters = manifest.parameters.iter().filter_map(|p| Some((p.name.clone(), data(&p.name)?)));
     let state = manifest.state.iter().filter(|s| data(&s.name).is_none()).map(|s| {
         let count: usize = s.shape.iter().product();

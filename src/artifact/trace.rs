@@ -9,7 +9,6 @@ use crate::flatness::{self, Estimator, Kappa, Layer, Objective, Parameter, Probe
 use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, ValueId};
 use crate::linear::Cotangent;
 use crate::lower;
-use std::collections::HashMap;
 
 /// The model's graph, ready to be traced.
 pub(super) struct Opened {
@@ -27,9 +26,10 @@ impl Opened {
     /// The graph with its parameters as inputs, and no outputs yet.
     pub fn parametric(&self) -> Graph {
         let mut graph = Graph { outputs: Vec::new(), ..self.graph.clone() };
+        let inputs = graph.input_set();
         for parameter in &self.parameters {
             graph.value_mut(parameter.value).data = None;
-            if !graph.inputs.contains(&parameter.value) {
+            if !inputs.contains(&parameter.value) {
                 graph.inputs.push(parameter.value);
             }
         }
@@ -63,7 +63,7 @@ pub(super) fn open(model: &Model, options: &Options, notes: &mut Vec<String>) ->
     let statistics = if options.train_batch_norm { batch_norm::train(&mut graph, notes) } else { Vec::new() };
     let graph = lower::composites(graph, |_: &Node| true)?;
     // What a value is used as shows before lowering; ids change, names stay.
-    let at: HashMap<&str, ValueId> = graph.value_ids().map(|id| (graph.name_of(id), id)).collect();
+    let at = graph.by_name();
     let mut parameters: Vec<Parameter> = flatness::parameters(&model.graph)
         .into_iter()
         .filter_map(|p| Some(Parameter { value: *at.get(model.graph.name_of(p.value))?, ..p }))

@@ -48,7 +48,7 @@ impl<'g> Exact<'_, 'g> {
             _ => self.activation,
         };
         let norms = a.square().sum(&[1]);
-        let jacobian = self.jacobian();
+        let jacobian = self.jacobian().with_whole_last_axis();
         // [C, N or 1]
         let each = self.squared_norms(jacobian.value);
         let per_sample = match self.curvature {
@@ -95,8 +95,15 @@ impl<'g> Exact<'_, 'g> {
     fn pullback(&self, ct: Cotangent<'g>, lead: Option<&Dim>) -> Cotangent<'g> {
         match self.head {
             None => ct,
-            Some(head) => head.vjp(&[Some(ct.clone())], lead).pop().flatten().unwrap_or(ct),
+            Some(head) => head.vjp(&[Some(ct)], lead).pop().flatten().unwrap_or_else(|| self.no_slope(lead)),
         }
+    }
+
+    /// The cotangent of a layer that moves the head by jumps only.
+    fn no_slope(&self, lead: Option<&Dim>) -> Cotangent<'g> {
+        let z = self.logits.builder().val(self.layer.output);
+        let shape = crate::linear::with_lead(&z.shape(), lead);
+        Cotangent::new(z.like(0.0).expand(&shape))
     }
 
     /// `Σ_c p_rc J_rc`: by the Jacobian where all samples share it, else one reverse pass.
@@ -135,14 +142,9 @@ impl<'g> Exact<'_, 'g> {
             Form::Rows { .. } | Form::Columns => {
                 let positions = a.dim(1);
                 let mut to = shape[..=skip].to_vec();
-                let rows = if self.layer.form == Form::Columns {
-                    to.extend([d, positions]);
-                    ct.reshape(&to)
-                } else {
-                    to.extend([positions, d]);
-                    ct.reshape(&to).transpose()
-                };
-                rows.matmul(a)
+                to.extend([positions, d]);
+                let rows = if self.layer.form == Form::Columns { ct.transpose() } else { ct };
+                rows.reshape(&to).transpose().matmul(a)
             }
             Form::Conv(g) => {
                 let mut to = shape[..=skip].to_vec();

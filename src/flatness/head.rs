@@ -81,7 +81,8 @@ pub fn classify<'g>(head: &Linearised<'g>, z: Val<'g>, logits: Val<'g>) -> Class
 fn depends_smoothly(graph: &Graph, z: ValueId) -> HashSet<ValueId> {
     let mut smooth: HashSet<ValueId> = HashSet::from([z]);
     for node in &graph.nodes {
-        let constant = ops::lookup(&node.op).is_some_and(|op| matches!(op.tangent, Tangent::Zero));
+        let known = ops::lookup(&node.op).filter(|_| node.domain.is_empty());
+        let constant = known.is_some_and(|op| matches!(op.tangent.of(&node.attrs), Tangent::Zero));
         if !constant && node.reads().any(|id| smooth.contains(&id)) {
             let real = node.outputs.iter().flatten().filter(|&&id| graph.value(id).fact.dtype.is_float());
             smooth.extend(real);
@@ -108,7 +109,8 @@ fn mixes_samples(head: &Linearised<'_>, z: &[Dim]) -> Option<String> {
             }
             Kind::Apply(map, x) => axis[*x].and_then(|a| map.follow_axis(a, &all[*x].shape, &node.shape, &batch)),
         };
-        axis.push(next);
+        // An axis of size 1 that grows is one sample that many rows read.
+        axis.push(next.filter(|&at| node.shape.get(at) == Some(&batch)));
     }
     let needed = head.needed();
     let lost = (0..all.len()).find(|&id| needed[id] && axis[id].is_none());

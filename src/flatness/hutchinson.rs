@@ -60,7 +60,11 @@ fn scaled<'g>(layer: &Layer, a: Val<'g>, v: Val<'g>) -> Val<'g> {
         Form::Rows { alpha, .. } if alpha != 1.0 => a * f64::from(alpha),
         _ => a,
     };
-    v * a.square().sum_keep(&[1]).sqrt()
+    // The square root has no slope at 0, where κ has slope 0: a sample whose activations are all 0 is left out.
+    let squared = a.square().sum_keep(&[1]);
+    let active = squared.gt(squared.like(0.0));
+    let norm = active.select(squared, squared.like(1.0)).sqrt();
+    v * active.select(norm, norm.like(0.0))
 }
 
 /// `D²L[δ, δ]` in `z`.

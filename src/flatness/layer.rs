@@ -1,6 +1,6 @@
 //! Layers: linear maps with a weight, found by the names people know them by, seen as `z = W a + b`, `W ∈ R^{d×m}`.
 
-use super::parameters::root_of;
+use super::parameters::{is_seen_through, root_of};
 use crate::error::{Error, Result, nearest_names};
 use crate::ir::{Dim, Graph, Node, NodeId, Val, ValueId, count};
 use crate::linear::ConvGeometry;
@@ -42,7 +42,8 @@ pub struct Layer {
 
 /// All layers in graph order. Layers of one module that would have one name are called as their nodes.
 pub fn layers(graph: &Graph) -> Vec<Layer> {
-    let mut layers: Vec<Layer> = graph.node_ids().filter_map(|id| layer_at(graph, id)).collect();
+    let uses = uses(graph);
+    let mut layers: Vec<Layer> = graph.node_ids().filter_map(|id| layer_at(graph, id, &uses)).collect();
     let mut named: HashMap<String, usize> = HashMap::new();
     for layer in &layers {
         *named.entry(layer.name.clone()).or_default() += 1;
@@ -53,7 +54,7 @@ pub fn layers(graph: &Graph) -> Vec<Layer> {
     layers
 }
 
-fn layer_at(graph: &Graph, id: NodeId) -> Option<Layer> {
+fn layer_at(graph: &Graph, id: NodeId, uses: &HashMap<ValueId, usize>) -> Option<Layer> {
     let node = graph.node(id);
     if !node.domain.is_empty() {
         return None;
@@ -90,8 +91,6 @@ fn layer_at(graph: &Graph, id: NodeId) -> Option<Layer> {
     aliases.extend(
         [weight_name, node.name.clone(), graph.name_of(output).to_string()].into_iter().filter(|n| !n.is_empty()),
     );
-    // The bias is often added by a node of its own, whose output is what people see.
-    let uses = uses_of(graph, weight);
     Some(Layer {
         name: path.unwrap_or_else(|| node.name.clone()),
         node: id,
@@ -104,24 +103,26 @@ fn layer_at(graph: &Graph, id: NodeId) -> Option<Layer> {
         d,
         m,
         aliases,
-        uses,
+        uses: uses.get(&weight).copied().unwrap_or(1),
     })
 }
 
-/// How many nodes compute with the weight, counting through transposes and the like.
-fn uses_of(graph: &Graph, weight: ValueId) -> usize {
-    let mut uses = 0;
-    let mut same = vec![weight];
+/// How often nodes compute with each initialiser, counting through transposes and the like.
+fn uses(graph: &Graph) -> HashMap<ValueId, usize> {
+    let mut root: HashMap<ValueId, ValueId> = graph.initializers().map(|id| (id, id)).collect();
+    let mut uses: HashMap<ValueId, usize> = HashMap::new();
     for node in &graph.nodes {
-        let reads = node.reads().filter(|id| same.contains(id)).count();
         // A shape is not a use of the weight's values.
-        if reads == 0 || matches!(node.op.as_str(), "Shape" | "Size") {
+        if matches!(node.op.as_str(), "Shape" | "Size") {
             continue;
         }
-        let passes = node.output(0).filter(|&out| root_of(graph, out).is_some_and(|(root, _)| root == weight));
-        match passes {
-            Some(out) => same.push(out),
-            None => uses += reads,
+        let passed = node.input(0).filter(|_| is_seen_through(node)).and_then(|id| root.get(&id)).copied();
+        if let (Some(root_id), Some(out)) = (passed, node.output(0)) {
+            root.insert(out, root_id);
+            continue;
+        }
+        for read in node.reads().filter_map(|id| root.get(&id)) {
+            *uses.entry(*read).or_default() += 1;
         }
     }
     uses
@@ -202,12 +203,8 @@ impl Layer {
         let b = root.builder();
         let mut operand = root;
         for node in &self.chain {
-            let mut inputs: Vec<Option<Val<'g>>> = vec![Some(operand)];
-            let constants = node.inputs.iter().skip(1).map(|id| {
-                let data = id.and_then(|id| b.read(|g| g.values.get(id.0 as usize).and_then(|v| v.data.clone())));
-                data.map(|t| b.constant(t))
-            });
-            inputs.extend(constants);
+            let others = node.inputs.iter().skip(1).map(|id| id.map(|id| b.val(id)));
+            let inputs: Vec<Option<Val<'g>>> = std::iter::once(Some(operand)).chain(others).collect();
             operand = b.node(&node.op, &inputs, node.attrs.clone(), 1)[0];
         }
         match &self.form {

@@ -11,8 +11,12 @@ pub struct Parameter {
 }
 
 /// Operators through which a weight is still the weight.
-const SEEN_THROUGH: &[&str] =
-    &["Identity", "Transpose", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "DequantizeLinear"];
+const SEEN_THROUGH: &[&str] = &["Identity", "Transpose", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten"];
+
+/// Whether a weight that the node reads first is still that weight in its output.
+pub(super) fn is_seen_through(node: &Node) -> bool {
+    node.domain.is_empty() && SEEN_THROUGH.contains(&node.op.as_str())
+}
 
 /// Where operators take weights: `(operator, inputs)`.
 const WEIGHT_INPUTS: &[(&str, &[usize])] = &[
@@ -40,10 +44,10 @@ const RUNNING_STATISTICS: (&str, &[usize]) = ("BatchNormalization", &[3, 4]);
 
 /// The parameters of a model, in the order of its initialisers.
 pub fn parameters(graph: &Graph) -> Vec<Parameter> {
-    let roles = roles(graph);
+    let (roles, inputs) = (roles(graph), graph.input_set());
     graph
         .initializers()
-        .filter(|id| !graph.inputs.contains(id) || !roles.get(id).is_none_or(Vec::is_empty))
+        .filter(|id| !inputs.contains(id) || !roles.get(id).is_none_or(Vec::is_empty))
         .filter_map(|id| {
             let roles = roles.get(&id)?;
             let trainable = roles.contains(&Role::Weight) || (roles.contains(&Role::Maybe) && looks_trained(graph, id));
@@ -68,7 +72,7 @@ fn roles(graph: &Graph) -> HashMap<ValueId, Vec<Role>> {
     for node in graph.nodes.iter().filter(|n| n.domain.is_empty()) {
         for (i, input) in node.inputs.iter().enumerate() {
             let Some(&root) = input.as_ref().and_then(|id| origin.get(id)) else { continue };
-            if SEEN_THROUGH.contains(&node.op.as_str()) && i == 0 {
+            if is_seen_through(node) && i == 0 {
                 if let Some(out) = node.output(0) {
                     origin.insert(out, root);
                 }
@@ -122,7 +126,7 @@ pub(super) fn root_of(graph: &Graph, id: ValueId) -> Option<(ValueId, Vec<Node>)
             return value.fact.dtype.is_float().then_some((at, chain));
         }
         let node = graph.node(value.producer?);
-        if !SEEN_THROUGH.contains(&node.op.as_str()) {
+        if !is_seen_through(node) {
             return None;
         }
         chain.push(node.clone());

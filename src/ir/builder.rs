@@ -83,10 +83,11 @@ impl Builder {
     /// Goes on with a graph: all its values keep their ids and names.
     pub fn of(graph: Graph) -> Builder {
         let mut state = State::default();
+        let inputs = graph.input_set();
         for id in graph.value_ids() {
             let value = graph.value(id);
             state.names.insert(value.name.clone());
-            let is_input = graph.inputs.contains(&id);
+            let is_input = inputs.contains(&id);
             if let Some(data) = &value.data
                 && !is_input
                 && !data.dtype.is_float()
@@ -396,12 +397,14 @@ impl Builder {
             s.graph.outputs.push(val.id());
             return name.to_string();
         }
-        let named = value.producer.is_none() || val.id().0 < s.named;
+        let producer = value.producer;
+        let named = producer.is_none() || val.id().0 < s.named;
         let fact = value.fact.clone();
         let name = s.fresh(name);
         if !taken && !named {
             let old = std::mem::replace(&mut s.graph.value_mut(val.id()).name, name.clone());
-            if !s.graph.nodes.iter().any(|node| node.name == old) {
+            // A value made here shares its name with no node but its own.
+            if producer.is_none_or(|node| s.graph.node(node).name != old) {
                 s.names.remove(&old);
             }
             s.graph.outputs.push(val.id());

@@ -76,7 +76,7 @@ impl Graph {
         &self.value(id).name
     }
 
-    pub fn value_ids(&self) -> impl Iterator<Item = ValueId> + use<> {
+    pub fn value_ids(&self) -> impl DoubleEndedIterator<Item = ValueId> + use<> {
         (0..self.values.len() as u32).map(ValueId)
     }
 
@@ -87,6 +87,16 @@ impl Graph {
     /// The value of that name, if there is one.
     pub fn find(&self, name: &str) -> Option<ValueId> {
         self.value_ids().find(|&id| self.value(id).name == name)
+    }
+
+    /// Every value by its name, for looking up many.
+    pub fn by_name(&self) -> HashMap<&str, ValueId> {
+        // From the back, so that of equal names the first stays, as in `find`.
+        self.value_ids().rev().map(|id| (self.name_of(id), id)).collect()
+    }
+
+    pub fn input_set(&self) -> HashSet<ValueId> {
+        self.inputs.iter().copied().collect()
     }
 
     pub fn add_value(&mut self, value: Value) -> ValueId {

@@ -130,6 +130,12 @@ impl<'g> Cotangent<'g> {
         Cotangent { value: self.value.unsqueeze(&axes), shape: self.shape }
     }
 
+    /// The same with its last axis at its whole size, the other expansions still delayed.
+    pub(crate) fn with_whole_last_axis(self) -> Cotangent<'g> {
+        let whole = product::whole_axis(&self, 1);
+        Cotangent { value: whole, shape: self.shape }
+    }
+
     fn map(self, f: impl FnOnce(Val<'g>) -> Val<'g>) -> Cotangent<'g> {
         Cotangent { value: f(self.value), shape: self.shape }
     }

@@ -27,7 +27,7 @@ fn split(shape: &[Dim]) -> Option<((&Dim, &Dim), &[Dim])> {
 }
 
 /// Axis `axis` of the cotangent at its whole size; other expansions stay delayed.
-fn whole_axis<'g>(ct: &Cotangent<'g>, from_end: usize) -> Val<'g> {
+pub(super) fn whole_axis<'g>(ct: &Cotangent<'g>, from_end: usize) -> Val<'g> {
     let mut actual = ct.value.shape();
     while actual.len() < ct.shape.len() {
         actual.insert(0, Dim::Fixed(1));

@@ -67,16 +67,17 @@ fn rebuild(graph: &Graph, b: &Builder, needed: &impl Fn(&Node) -> bool) {
 
 /// Inputs, initialisers and captured values.
 fn sources<'g>(graph: &Graph, b: &'g Builder) -> HashMap<ValueId, Val<'g>> {
+    let inputs = graph.input_set();
     let copy = |id: ValueId| {
         let Value { name, fact, data, .. } = graph.value(id);
-        let val = match (graph.inputs.contains(&id), data) {
+        let val = match (inputs.contains(&id), data) {
             (true, default) => b.input(name, fact.clone(), default.clone()),
             (false, Some(data)) => b.initializer(name, data.clone()),
             (false, None) => b.captured(name, fact.clone()),
         };
         (id, val)
     };
-    let others = graph.value_ids().filter(|id| graph.value(*id).producer.is_none() && !graph.inputs.contains(id));
+    let others = graph.value_ids().filter(|id| graph.value(*id).producer.is_none() && !inputs.contains(id));
     graph.inputs.iter().copied().chain(others).map(copy).collect()
 }
 
@@ -131,7 +132,10 @@ pub fn on_path(graph: &Graph, of: &[ValueId], wrt: &[ValueId]) -> Result<Graph> 
     let (of, wrt) = (names(of), names(wrt));
     let mut graph = graph.clone();
     loop {
-        let ids = |names: &[String]| -> Vec<ValueId> { names.iter().filter_map(|n| graph.find(n)).collect() };
+        let known = graph.by_name();
+        let ids = |names: &[String]| -> Vec<ValueId> {
+            names.iter().filter_map(|n| known.get(n.as_str()).copied()).collect()
+        };
         let (above, below) = (graph.ancestors(&ids(&of)), graph.descendants(&ids(&wrt)));
         let on_path = |node: &Node| node.outputs.iter().flatten().any(|id| above.contains(id) && below.contains(id));
         if !graph.nodes.iter().any(|node| on_path(node) && lowering(node).is_some()) {

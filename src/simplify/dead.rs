@@ -5,12 +5,12 @@ use std::collections::HashMap;
 
 /// The graph without what no output needs. Inputs stay.
 pub fn dead_code(graph: &Graph) -> Graph {
-    let live = graph.ancestors(&graph.outputs);
+    let (live, inputs) = (graph.ancestors(&graph.outputs), graph.input_set());
     let mut out = Graph { name: graph.name.clone(), ..Graph::default() };
     let mut moved: HashMap<ValueId, ValueId> = HashMap::new();
     for id in graph.value_ids() {
         let value = graph.value(id);
-        let free = value.producer.is_none() && (live.contains(&id) || graph.inputs.contains(&id));
+        let free = value.producer.is_none() && (live.contains(&id) || inputs.contains(&id));
         if free {
             moved.insert(id, out.add_value(value.clone()));
         }

@@ -14,7 +14,8 @@ pub fn simplify(graph: &Graph) -> Result<Graph> {
         let value = graph.value(id);
         values.insert(id, b.input(&value.name, value.fact.clone(), value.data.clone()));
     }
-    for id in graph.value_ids().filter(|id| !graph.inputs.contains(id)) {
+    let inputs = graph.input_set();
+    for id in graph.value_ids().filter(|id| !inputs.contains(id)) {
         let value = graph.value(id);
         match (&value.data, value.producer) {
             (Some(data), _) => {
