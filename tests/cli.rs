@@ -415,6 +415,32 @@ fn what_inject_writes_and_what_it_leaves_alone() {
 }
 
 #[test]
+fn what_others_wrote_is_never_replaced() {
+    let place = Place::new(&["mlp"]);
+    std::fs::create_dir(place.path().join("thesis")).expect("a directory");
+    std::fs::write(place.path().join("thesis/chapter.txt"), "one").expect("a written file");
+    place.shows(
+        "inject mlp.onnx --layer fc2 --lambda 0.1 -o thesis --force",
+        expect![[r#"
+        error: thesis exists already and is nothing that this program wrote; it is never replaced
+        hint: choose another directory with -o
+        [exit 1]
+    "#]],
+    );
+    let before = std::fs::read(place.path().join("mlp.onnx")).expect("a model");
+    place.shows(
+        "grad mlp.onnx --of logits --wrt x -o mlp.onnx",
+        expect![[r#"
+        error: mlp.onnx is read and would be written: choose another name for the output
+        [exit 1]
+    "#]],
+    );
+    assert_eq!(std::fs::read(place.path().join("mlp.onnx")).expect("a model"), before);
+    assert_eq!(std::fs::read(place.path().join("thesis/chapter.txt")).expect("the file"), b"one");
+    assert_eq!(place.files(), ["mlp.onnx", "thesis"]);
+}
+
+#[test]
 fn inspect_of_an_mlp() {
     let place = Place::new(&["mlp", "convnet1d"]);
     place.shows("inspect mlp.onnx", expect![[r#"

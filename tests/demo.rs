@@ -99,7 +99,8 @@ fn a_directory_that_exists_stays() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(
         text(&output.stderr, directory.path()),
-        "error: kept exists already\nhint: choose another directory with -o, or replace this one with --force\n"
+        "error: kept exists already and is nothing that this program wrote; it is never replaced\n\
+         hint: choose another directory with -o\n"
     );
     assert_eq!(names(directory.path()), ["kept"]);
 }

@@ -225,6 +225,51 @@ fn batch_norm_that_trains() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// The loss that `options` give the edited model on the oracle's batch, and what the plan notes.
+fn loss_of(model: &Model, oracle: &Oracle, options: &Options) -> (f64, Vec<String>) {
+    let plan = plan(model, options);
+    let outputs = run(&mut session("edited", graph(&plan, "gradient.onnx")), &feeds(&plan, oracle));
+    (scalar(&outputs, &plan.manifest.graphs.gradient.loss), plan.report.notes)
+}
+
+#[test]
+fn logits_are_read_before_a_softmax_and_what_passes_it_on() {
+    let oracle = Oracle::read("mlp", "oracle.npz");
+    let mut model = model("mlp");
+    let b = Builder::of(std::mem::take(&mut model.graph));
+    let logits = b.find("logits").expect("logits");
+    let probabilities = b.op("Softmax", &[logits], Attrs::new().with("axis", 1));
+    let output = b.copy(probabilities, "probabilities");
+    model.graph = b.finish().expect("a graph");
+    model.graph.outputs = vec![output_id(&model, "probabilities")];
+    let (loss, notes) = loss_of(&model, &oracle, &exact(&[("fc2", LAMBDA)]));
+    assert_eq!(differs("loss", loss, oracle.scalar("loss"), LOSS), None);
+    assert_eq!(
+        notes,
+        ["the model ends in Softmax: softmax-cross-entropy reads its input \"logits\" instead of \"probabilities\""]
+    );
+}
+
+fn output_id(model: &Model, name: &str) -> ir::ValueId {
+    model.graph.find(name).expect("a value of that name")
+}
+
+/// An export in training mode is used as any other: frozen batch norm goes by the running statistics.
+#[test]
+fn training_modes_of_the_export_are_settled() {
+    let oracle = Oracle::read("resnet", "oracle.npz");
+    let mut model = model("resnet");
+    for node in model.graph.nodes.iter_mut().filter(|n| n.op == "BatchNormalization") {
+        node.attrs = std::mem::take(&mut node.attrs).with("training_mode", 1);
+    }
+    let (loss, notes) = loss_of(&model, &oracle, &exact(&[("neck", LAMBDA)]));
+    assert_eq!(differs("loss", loss, oracle.scalar("loss"), LOSS), None);
+    assert_eq!(
+        notes,
+        ["20 batch norms were exported in training mode; they use their running statistics here, unless they train"]
+    );
+}
+
 /// The interpreter computes in f64, so the graph shows its mathematics without float32's rounding.
 #[test]
 fn the_graph_is_exact_in_double_precision() {
