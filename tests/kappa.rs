@@ -239,7 +239,7 @@ fn logits_are_read_before_a_softmax_and_what_passes_it_on() {
     let b = Builder::of(std::mem::take(&mut model.graph));
     let logits = b.find("logits").expect("logits");
     let probabilities = b.op("Softmax", &[logits], Attrs::new().with("axis", 1));
-    let output = b.copy(probabilities, "probabilities");
+    b.copy(probabilities, "probabilities");
     model.graph = b.finish().expect("a graph");
     model.graph.outputs = vec![output_id(&model, "probabilities")];
     let (loss, notes) = loss_of(&model, &oracle, &exact(&[("fc2", LAMBDA)]));
