@@ -201,8 +201,7 @@ fn unusual_heads_and_layers_keep_to_the_definition() {
 fn a_dead_sample_leaves_the_estimated_gradient_finite() {
     let b = Builder::new();
     let x = b.input("x", Fact::new(DType::F32, [Dim::symbol("batch"), Dim::from(M)]), None);
-    let shift = weight(&b, "shift", &[M], vec![-100.0; M]);
-    let hidden = b.op("Relu", &[x + shift], Attrs::new());
+    let hidden = x * weight(&b, "scale", &[M], vec![0.0; M]);
     let w = weight(&b, "fc.weight", &[D, M], stored(1.0).0);
     b.scope("fc");
     b.output(b.op("Gemm", &[hidden, w], Attrs::new().with("transB", 1)), "logits");
