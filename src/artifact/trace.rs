@@ -231,7 +231,11 @@ fn objective<'g>(
             let mut read = output;
             let ending = b.read(|g| {
                 let node = last_computation(g, predicted)?;
-                kind.absorbs().contains(&node.op.as_str()).then(|| node.clone())
+                let rank = node.input(0).and_then(|id| g.value(id).fact.rank()).unwrap_or(0) as i64;
+                // Sigmoid has no axis; the others must normalise over the classes.
+                let over_classes = node.attrs.int("axis").unwrap_or(-1).rem_euclid(rank.max(1)) == 1;
+                let absorbed = kind.absorbs().contains(&node.op.as_str()) && (over_classes || node.op == "Sigmoid");
+                absorbed.then(|| node.clone())
             });
             if let Some(node) = ending
                 && let Some(input) = node.input(0)

@@ -6,7 +6,7 @@ use super::hutchinson::{self, Probe};
 use super::layer::Layer;
 use crate::ad::{Tape, linearise};
 use crate::error::{Error, Result};
-use crate::ir::{Builder, Val};
+use crate::ir::{Builder, Graph, Val, ValueId};
 use crate::loss::Curvature;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +112,10 @@ pub fn build<'g>(b: &'g Builder, layer: &Layer, on: Objective<'g>, request: &Req
             (b.val(exact.kappa().id()), None)
         }
         _ => {
-            let separate = single && !request.shared_probe && !matches!(class, Class::Mixing { .. });
+            let separate = single
+                && !request.shared_probe
+                && !matches!(class, Class::Mixing { .. })
+                && counts_samples(b, b.val(layer.activation));
             let (value, probe) = hutchinson::kappa(b, layer, weight, on.loss, separate, request.measure)?;
             (value, Some(probe))
         }
@@ -121,6 +124,13 @@ pub fn build<'g>(b: &'g Builder, layer: &Layer, on: Objective<'g>, request: &Req
     let value = if request.per_fan_in { value * (1.0 / layer.m as f64) } else { value };
     b.check()?;
     Ok(Kappa { value, class, estimator, why, probe, outer_weight })
+}
+
+/// Whether the first axis is a batch that whoever drives the graph knows: fixed, or the first axis of an input.
+fn counts_samples(b: &Builder, a: Val<'_>) -> bool {
+    let batch = a.dim(0);
+    let first = |g: &Graph, id: &ValueId| g.value(*id).fact.shape.as_ref().and_then(|s| s.first().cloned());
+    batch.fixed().is_some() || b.read(|g| g.inputs.iter().any(|id| first(g, id).as_ref() == Some(&batch)))
 }
 
 /// Why there is no closed form, if there is none.

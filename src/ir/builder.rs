@@ -3,7 +3,7 @@
 //! A fault (a shape that does not fit, an unknown operator) is kept and returned by [`Builder::finish`]; until then the
 //! builder hands out values of unknown rank, so that rules stay formulas without `?`.
 
-use super::{Attr, Attrs, DType, Dim, Fact, Graph, Node, NodeId, Tensor, Val, Value, ValueId, broadcast_named, count};
+use super::{Attrs, DType, Dim, Fact, Graph, Node, NodeId, Tensor, Val, Value, ValueId, broadcast_named, count};
 use crate::error::{Error, Result};
 use crate::ops::{self, Fault};
 use std::cell::RefCell;
@@ -619,14 +619,6 @@ impl Builder {
                 let int = |v: i64| self.constant(Tensor::ints(&[], &[v]));
                 self.op("Range", &[int(0), self.dim_value(n).squeeze(&[0]), int(1)], Attrs::new())
             }
-        }
-    }
-
-    /// A node's attribute that must be an integer constant.
-    pub fn attr_int(attrs: &Attrs, name: &str, default: i64) -> i64 {
-        match attrs.get(name) {
-            Some(Attr::Int(v)) => *v,
-            _ => default,
         }
     }
 }
