@@ -254,6 +254,26 @@ fn output_id(model: &Model, name: &str) -> ir::ValueId {
     model.graph.find(name).expect("a value of that name")
 }
 
+/// Rows that a reshape made out of several axes are no samples that a driver could count, so all share one matrix of signs.
+#[test]
+fn rows_that_are_not_the_batch_share_their_probe() {
+    let mut model = model("mlp");
+    let b = Builder::new();
+    let x =
+        b.input("x", Fact::new(DType::F32, vec![ir::Dim::symbol("N"), ir::Dim::symbol("T"), ir::Dim::Fixed(20)]), None);
+    let rows = x.reshape(&[ir::Dim::symbol("N") * ir::Dim::symbol("T"), ir::Dim::Fixed(20)]);
+    let weight = |name: &str, shape: [usize; 2]| {
+        let values = (0..shape[0] * shape[1]).map(|i| (i % 7) as f64 - 3.0);
+        b.initializer(name, ir::Tensor::from_f64(DType::F32, &shape, values))
+    };
+    let hidden = rows.matmul(weight("first.weight", [20, 8])).tanh();
+    b.output(hidden.matmul(weight("last.weight", [8, 5])), "logits");
+    model.graph = b.finish().expect("a graph");
+    let options = Options { estimator: Some(Estimator::Hutchinson), ..exact(&[("first.weight", LAMBDA)]) };
+    let probes = plan(&model, &options).manifest.layers[0].probes.clone();
+    assert_eq!(probes[0].shape, [Dim::Fixed(20), Dim::Fixed(20)]);
+}
+
 /// An export in training mode is used as any other: frozen batch norm goes by the running statistics.
 #[test]
 fn training_modes_of_the_export_are_settled() {

@@ -130,7 +130,9 @@ pub fn build<'g>(b: &'g Builder, layer: &Layer, on: Objective<'g>, request: &Req
 fn counts_samples(b: &Builder, a: Val<'_>) -> bool {
     let batch = a.dim(0);
     let first = |g: &Graph, id: &ValueId| g.value(*id).fact.shape.as_ref().and_then(|s| s.first().cloned());
-    batch.fixed().is_some() || b.read(|g| g.inputs.iter().any(|id| first(g, id).as_ref() == Some(&batch)))
+    let of_input = || b.read(|g| g.inputs.iter().any(|id| first(g, id).as_ref() == Some(&batch)));
+    // Labels have the first axis of what the loss reads, be it a product of axes.
+    batch.fixed().is_some() || (batch.as_symbol().is_some() && of_input())
 }
 
 /// Why there is no closed form, if there is none.
