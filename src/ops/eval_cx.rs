@@ -100,15 +100,7 @@ impl<'a> EvalCx<'a> {
     }
 
     pub fn axis(&self, axis: i64, rank: usize) -> Result<usize, Fault> {
-        let at = if axis < 0 { axis.saturating_add(rank as i64) } else { axis };
-        match usize::try_from(at) {
-            Ok(at) if at < rank => Ok(at),
-            _ => Err(Fault::Attribute {
-                name: "axis",
-                found: axis.to_string(),
-                expected: format!("{}..{rank}", -(rank as i64)),
-            }),
-        }
+        super::fact_cx::from_front(axis, rank)
     }
 
     /// `y = f(x)` elementwise.

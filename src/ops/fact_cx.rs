@@ -113,15 +113,7 @@ impl<'a> FactCx<'a> {
 
     /// An axis attribute or element, counted from the front.
     pub fn axis(&self, axis: i64, rank: usize) -> Result<usize, Fault> {
-        let at = if axis < 0 { axis.saturating_add(rank as i64) } else { axis };
-        match usize::try_from(at) {
-            Ok(at) if at < rank => Ok(at),
-            _ => Err(Fault::Attribute {
-                name: "axis",
-                found: axis.to_string(),
-                expected: format!("{}..{}", -(rank as i64), rank),
-            }),
-        }
+        from_front(axis, rank)
     }
 
     /// A dimension of which nothing is known, named after the node.
@@ -158,4 +150,14 @@ impl<'a> FactCx<'a> {
 pub fn show(shape: &[Dim]) -> String {
     let dims: Vec<String> = shape.iter().map(Dim::to_string).collect();
     format!("[{}]", dims.join(","))
+}
+
+/// An axis counted from the front.
+pub(super) fn from_front(axis: i64, rank: usize) -> Result<usize, Fault> {
+    let at = if axis < 0 { axis.saturating_add(rank as i64) } else { axis };
+    usize::try_from(at).ok().filter(|&at| at < rank).ok_or_else(|| Fault::Attribute {
+        name: "axis",
+        found: axis.to_string(),
+        expected: format!("{}..{rank}", -(rank as i64)),
+    })
 }
