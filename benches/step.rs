@@ -8,7 +8,7 @@ use fam_onnx::ir::Model;
 use fam_onnx::loss::Loss;
 use fam_onnx::optim::Sgd;
 use fam_onnx::runtime::{Carried, Fetch, Runtime, Session, Step};
-use fam_onnx::tensor::{Dtype, Tensor, Tensors};
+use fam_onnx::tensor::{DType, Tensor, Tensors};
 use fam_onnx::{Result, onnx, runtime};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -95,9 +95,9 @@ fn step(
     let initial: Tensors = plan
         .tensors
         .iter()
-        .map(|(name, t)| Ok((name.clone(), Tensor::new(Dtype::Float32, t.shape.clone(), t.bytes.to_vec())?)))
+        .map(|(name, t)| Ok((name.clone(), Tensor::new(DType::F32, t.shape.clone(), t.bytes.to_vec())?)))
         .collect::<Result<_>>()?;
-    let fed: Vec<(String, Vec<usize>, Dtype)> = train
+    let fed: Vec<(String, Vec<usize>, DType)> = train
         .graph
         .inputs
         .iter()
@@ -105,7 +105,7 @@ fn step(
         .filter(|v| v.data.is_none() && !initial.contains_key(&v.name))
         .map(|v| {
             let shape = v.fact.shape.iter().flatten().map(|d| d.evaluate(&|_| BATCH as i64) as usize).collect();
-            (v.name.clone(), shape, Dtype::from_ir(v.fact.dtype).expect("a number"))
+            (v.name.clone(), shape, v.fact.dtype)
         })
         .collect();
     let mut step = Step::new(session, &carried, &initial, &["loss"])?;
@@ -116,10 +116,10 @@ fn step(
 }
 
 /// Data of the right kind; what it is does not change what a step costs.
-fn fill(name: &str, dtype: Dtype, bytes: &mut [u8]) {
+fn fill(name: &str, dtype: DType, bytes: &mut [u8]) {
     let signed = |i: usize| if (i * i / 7).is_multiple_of(2) { 1.0f32 } else { -1.0 };
     match (dtype, name) {
-        (Dtype::Int64, _) => bytes.as_chunks_mut::<8>().0.iter_mut().enumerate().for_each(|(i, c)| {
+        (DType::I64, _) => bytes.as_chunks_mut::<8>().0.iter_mut().enumerate().for_each(|(i, c)| {
             *c = (i as i64 % 10).to_le_bytes();
         }),
         (_, "learning_rate") => bytes.copy_from_slice(&1e-3f32.to_le_bytes()),

@@ -7,7 +7,7 @@ use std::{fs, io::Write, path::Path};
 use common::npz;
 use expect_test::{Expect, expect};
 use fam_onnx::{
-    tensor::Dtype,
+    tensor::DType,
     train::data::{self, Array, Content, Dataset, Role, Slot, Source, Spec},
 };
 
@@ -197,10 +197,7 @@ fn spec(shape: &[Option<usize>]) -> Spec {
         shape: shape.to_vec(),
     };
     Spec {
-        slots: vec![
-            slot("pixels", Role::Input, Dtype::Float32, shape),
-            slot("labels", Role::Labels, Dtype::Int64, &[]),
-        ],
+        slots: vec![slot("pixels", Role::Input, DType::F32, shape), slot("labels", Role::Labels, DType::I64, &[])],
         classes: Some(10),
         ignore_index: Some(-100),
         batch: None,
@@ -235,8 +232,8 @@ fn arrays_become_what_the_graph_takes() {
     let tensor =
         |dtype, shape: &[usize], data: &[u8]| Tensor::new(dtype, shape.to_vec(), data.to_vec()).expect("a tensor");
     let array = |name: &str, tensor, image| Array { name: name.to_owned(), content: Content::Tensor(tensor), image };
-    let images = || array("x", tensor(Dtype::Uint8, &[2, 1, 2], &[0, 51, 102, 255]), true);
-    let labels = || array("y", tensor(Dtype::Uint8, &[2, 1], &[9, 0]), false);
+    let images = || array("x", tensor(DType::U8, &[2, 1, 2], &[0, 51, 102, 255]), true);
+    let labels = || array("y", tensor(DType::U8, &[2, 1], &[9, 0]), false);
 
     // Image bytes become 0 … 1, with a channel axis or flattened; labels lose an axis of length 1.
     bind(
@@ -256,8 +253,8 @@ fn arrays_become_what_the_graph_takes() {
     "#]],
     );
     // Other bytes stay numbers, and any size fits a free dimension.
-    let bytes = array("pixels", tensor(Dtype::Uint8, &[2, 2], &[0, 51, 102, 255]), false);
-    let ignored = array("labels", tensor(Dtype::Int8, &[2], &[9, (-100i8) as u8]), false);
+    let bytes = array("pixels", tensor(DType::U8, &[2, 2], &[0, 51, 102, 255]), false);
+    let ignored = array("labels", tensor(DType::I8, &[2], &[9, (-100i8) as u8]), false);
     bind(
         vec![bytes, ignored],
         &spec(&[None]),
@@ -267,7 +264,7 @@ fn arrays_become_what_the_graph_takes() {
     "#]],
     );
     // Channels last is not channels first, although the numbers would fill it.
-    let image = array("x", tensor(Dtype::Uint8, &[2, 2, 2, 3], &[0; 24]), true);
+    let image = array("x", tensor(DType::U8, &[2, 2, 2, 3], &[0; 24]), true);
     bind(
         vec![image, labels()],
         &spec(&[Some(3), Some(2), Some(2)]),
@@ -276,7 +273,7 @@ fn arrays_become_what_the_graph_takes() {
               array `x`: samples of shape [2, 2, 3]; expected [3, 2, 2]
         "#]],
     );
-    let large = array("y", tensor(Dtype::Uint64, &[2], &[0xff; 16]), false);
+    let large = array("y", tensor(DType::U64, &[2], &[0xff; 16]), false);
     bind(
         vec![images(), large],
         &spec(&[Some(2)]),
@@ -285,8 +282,8 @@ fn arrays_become_what_the_graph_takes() {
           array `y`: 18446744073709551615 at index [0]; expected a value that int64 can hold
     "#]],
     );
-    let none = array("y", tensor(Dtype::Int64, &[0], &[]), false);
-    let scalar = array("x", tensor(Dtype::Float32, &[], &[0; 4]), false);
+    let none = array("y", tensor(DType::I64, &[0], &[]), false);
+    let scalar = array("x", tensor(DType::F32, &[], &[0; 4]), false);
     bind(
         vec![scalar, none],
         &spec(&[Some(2)]),

@@ -12,7 +12,7 @@ use std::{
 use common::{fam_onnx, run, runtime, text};
 use fam_onnx::{
     runtime::{Device, Options, Session},
-    tensor::{Dtype, Tensor},
+    tensor::{DType, Tensor},
     train::data::{self, Content},
 };
 use serde_json::Value;
@@ -73,7 +73,7 @@ fn exported_models_give_the_accuracy_of_the_table() {
     let pixels: Vec<u8> =
         array("x").data().iter().flat_map(|&p| ((f64::from(p) / 255.0) as f32).to_le_bytes()).collect();
     let labels = array("y");
-    let x = Tensor::new(Dtype::Float32, vec![4000, 1, 28, 28], pixels).expect("images");
+    let x = Tensor::new(DType::F32, vec![4000, 1, 28, 28], pixels).expect("images");
     for (kind, file) in [("plain", "plain.onnx"), ("fam", "fam.onnx")] {
         let options = Options { device: Device::Cpu, ..Options::default() };
         let path = directory.join("fam-onnx-demo").join(file);

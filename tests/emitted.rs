@@ -14,7 +14,7 @@ use fam_onnx::flatness::Estimator;
 use fam_onnx::ir::{Builder, DType, Dim, Fact, Model, Tensor, Val, ValueId, verify};
 use fam_onnx::onnx;
 use fam_onnx::ops::{Array, Case, Input, OPS, Op, Tangent, lookup};
-use fam_onnx::tensor::{Dtype, Tensor as HostTensor, Tensors};
+use fam_onnx::tensor::{Tensor as HostTensor, Tensors};
 
 /// The gradient with respect to all parameters, the tangent along the input, and both again.
 fn derivatives(fixture: &str) -> Vec<(String, Model)> {
@@ -244,8 +244,7 @@ fn single(tensor: &Tensor) -> Tensor {
 
 fn host(array: &Array) -> HostTensor {
     let tensor: Tensor = array.to_tensor();
-    let dtype = Dtype::from_ir(tensor.dtype).expect("a numeric type");
-    HostTensor::new(dtype, tensor.shape.clone(), tensor.bytes.to_vec()).expect("a whole tensor")
+    HostTensor::new(tensor.dtype, tensor.shape.clone(), tensor.bytes.to_vec()).expect("a whole tensor")
 }
 
 /// Equal within 1e-4 of the largest element; what is not finite is so in both.

@@ -12,7 +12,7 @@ use fam_onnx::flatness::{Estimator, Measure};
 use fam_onnx::ir::{self, Attrs, Builder, DType, Fact, Model};
 use fam_onnx::ops::Array;
 use fam_onnx::optim::Sgd;
-use fam_onnx::tensor::{Dtype, Tensor, Tensors};
+use fam_onnx::tensor::{Tensor, Tensors};
 
 const LOSS: f64 = 1e-6;
 const KAPPA: f64 = 1e-5;
@@ -299,7 +299,7 @@ fn the_graph_is_exact_in_double_precision() {
         let plan = plan(&model("mlp"), &exact(&[(&layer, LAMBDA)]));
         let mut inputs: HashMap<String, Array> = HashMap::new();
         for (name, tensor) in feeds(&plan, &oracle) {
-            let dtype = if tensor.dtype().is_float() { DType::F64 } else { tensor.dtype().to_ir() };
+            let dtype = if tensor.dtype().is_float() { DType::F64 } else { tensor.dtype() };
             inputs.insert(name, Array::from_vec(dtype, tensor.shape(), values(&tensor)).expect("fits"));
         }
         inputs.insert("lambda".to_string(), Array::from_vec(DType::F64, &[], vec![LAMBDA]).expect("fits"));
@@ -465,7 +465,7 @@ fn a_smooth_head_is_estimated() {
     let mut feeds = initial(&plan);
     feeds.insert("x".to_string(), f32s(&[6, 4], &x));
     let bytes = labels.iter().flat_map(|l| l.to_le_bytes()).collect();
-    feeds.insert("labels".to_string(), Tensor::new(Dtype::Int64, vec![6], bytes).expect("fits"));
+    feeds.insert("labels".to_string(), Tensor::new(DType::I64, vec![6], bytes).expect("fits"));
     let rows = draws(&plan, "evaluate.onnx", &feeds, &["kappa"]);
     let fault = biased("κ", rows.iter().map(|r| r[0]), expected, 4.0);
     assert!(fault.is_none(), "{}", fault.unwrap_or_default());

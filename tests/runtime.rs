@@ -8,7 +8,7 @@ use common::{fam_onnx, runtime, script, text, toy_artifact, toy_data};
 use expect_test::expect;
 use fam_onnx::{
     runtime::{Bound, Carried, Device, Options, Session, Step},
-    tensor::{Dtype, Tensor, Tensors, read_safetensors},
+    tensor::{DType, Tensor, Tensors, read_safetensors},
 };
 
 #[test]
@@ -88,8 +88,8 @@ fn carried(updated: bool) -> Vec<Carried> {
 /// x, labels, learning rate for the first samples of the toy data.
 fn feeds(samples: usize) -> Vec<(&'static str, Tensor)> {
     let (x, labels) = toy_data(samples);
-    let x = Tensor::new(Dtype::Float32, vec![samples, 4], x.iter().flat_map(|v| v.to_le_bytes()).collect());
-    let labels = Tensor::new(Dtype::Int64, vec![samples], labels.iter().flat_map(|v| v.to_le_bytes()).collect());
+    let x = Tensor::new(DType::F32, vec![samples, 4], x.iter().flat_map(|v| v.to_le_bytes()).collect());
+    let labels = Tensor::new(DType::I64, vec![samples], labels.iter().flat_map(|v| v.to_le_bytes()).collect());
     vec![("x", x.expect("a tensor")), ("labels", labels.expect("a tensor")), ("learning_rate", Tensor::scalar(0.1))]
 }
 
@@ -144,7 +144,7 @@ fn what_does_not_fit_a_graph_is_named() {
         text(Step::new(open(&artifact, "train.onnx"), &carried(true), tensors, scalars).expect_err("a fault"))
     };
     let mut changed = tensors.clone();
-    changed.insert("fc.bias".to_owned(), Tensor::zeros(Dtype::Float32, vec![5]));
+    changed.insert("fc.bias".to_owned(), Tensor::zeros(DType::F32, vec![5]));
     expect!["DIR/toy.fam/train.onnx: the tensor for `fc.bias` is [5] of float32; expected [3] of float32"]
         .assert_eq(&step(&changed, &[]));
     changed.remove("fc.bias");
@@ -158,7 +158,7 @@ fn what_does_not_fit_a_graph_is_named() {
     let mut run = |feeds: &[(&str, &Tensor)]| text(session.run(feeds, &["output"]).expect_err("a fault"));
     expect!["DIR/toy.fam/model.onnx: no value was given for the input `fc.bias`"].assert_eq(&run(&[(name, x)]));
     let parameters: Vec<(&str, &Tensor)> = ["fc.weight", "fc.bias"].map(|name| (name, &tensors[name])).to_vec();
-    let wrong = Tensor::zeros(Dtype::Float32, vec![3, 7]);
+    let wrong = Tensor::zeros(DType::F32, vec![3, 7]);
     let all: Vec<_> = parameters.iter().copied().chain([("x", &wrong)]).collect();
     assert!(run(&all).starts_with("DIR/toy.fam/model.onnx: ONNX Runtime stopped while running it: "));
 

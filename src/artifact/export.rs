@@ -33,7 +33,7 @@ pub fn export(source: &Path) -> Result<Exported> {
         .iter()
         .filter_map(|p| {
             let t = found.tensors.get(&p.name)?;
-            Some((p.name.clone(), Tensor::from_bytes(t.dtype().to_ir(), t.shape().to_vec(), t.data().to_vec())))
+            Some((p.name.clone(), Tensor::from_bytes(t.dtype(), t.shape().to_vec(), t.data().to_vec())))
         })
         .collect();
     let filled = onnx::with_weights(&bytes, &model, &parameters)?;

@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::tensor::Dtype;
+use crate::tensor::DType;
 
 /// The file's name within an artifact.
 pub const FILE: &str = "manifest.json";
@@ -148,7 +148,7 @@ pub enum Distribution {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parameter {
     pub name: String,
-    pub dtype: Dtype,
+    pub dtype: DType,
     pub shape: Vec<usize>,
     pub trainable: bool,
 }
@@ -156,7 +156,7 @@ pub struct Parameter {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     pub name: String,
-    pub dtype: Dtype,
+    pub dtype: DType,
     pub shape: Vec<usize>,
 }
 

@@ -487,11 +487,10 @@ fn probe(probe: &crate::flatness::Probe) -> manifest::Probe {
 }
 
 /// Type and shape of something whose data is stored.
-fn tensor_type(name: &str, fact: &Fact) -> Result<(crate::tensor::Dtype, Vec<usize>)> {
+fn tensor_type(name: &str, fact: &Fact) -> Result<(DType, Vec<usize>)> {
     let shape = fact.shape.as_deref().and_then(fixed);
-    let dtype = crate::tensor::Dtype::from_ir(fact.dtype);
-    match (dtype, shape) {
-        (Some(dtype), Some(shape)) => Ok((dtype, shape.iter().map(|&n| n.max(0) as usize).collect())),
+    match shape {
+        Some(shape) if fact.dtype != DType::Str => Ok((fact.dtype, shape.iter().map(|&n| n.max(0) as usize).collect())),
         _ => Err(Error::NotStored { tensor: name.to_string(), fact: fact.to_string() }),
     }
 }
@@ -503,7 +502,7 @@ fn initial_tensors(model: &Model, manifest: &Manifest) -> BTreeMap<String, Tenso
     let parameters = manifest.parameters.iter().filter_map(|p| Some((p.name.clone(), data(&p.name)?)));
     let state = manifest.state.iter().filter(|s| data(&s.name).is_none()).map(|s| {
         let count: usize = s.shape.iter().product();
-        (s.name.clone(), Tensor::from_bytes(s.dtype.to_ir(), s.shape.clone(), vec![0; count * s.dtype.size()]))
+        (s.name.clone(), Tensor::from_bytes(s.dtype, s.shape.clone(), vec![0; count * s.dtype.size()]))
     });
     parameters.chain(state).collect()
 }

@@ -96,11 +96,10 @@ pub fn write(plan: &Plan, inference: &[u8], directory: &Path, force: bool) -> Re
         save(name, &onnx::to_bytes(model))?;
     }
     save(manifest::MODEL, inference)?;
-    let tensors = plan.tensors.iter().map(|(name, t)| {
-        let dtype = tensor::Dtype::from_ir(t.dtype)
-            .ok_or_else(|| Error::NotStored { tensor: name.clone(), fact: t.dtype.to_string() })?;
-        Ok((name.clone(), tensor::Tensor::new(dtype, t.shape.clone(), t.bytes.to_vec())?))
-    });
+    let tensors = plan
+        .tensors
+        .iter()
+        .map(|(name, t)| Ok((name.clone(), tensor::Tensor::new(t.dtype, t.shape.clone(), t.bytes.to_vec())?)));
     save(manifest::PARAMETERS, &tensor::encode_safetensors(&tensors.collect::<Result<_>>()?)?)?;
     let path = draft.path().join(manifest::FILE);
     fs::write(&path, manifest.to_json()?).map_err(at(&path))?;

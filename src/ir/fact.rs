@@ -35,7 +35,7 @@ impl Fact {
 impl fmt::Display for Fact {
     /// `float[N,10]`; `float` where the rank is unknown.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.dtype)?;
+        f.write_str(self.dtype.onnx_name())?;
         if let Some(shape) = &self.shape {
             let dims: Vec<String> = shape.iter().map(Dim::to_string).collect();
             write!(f, "[{}]", dims.join(","))?;

@@ -130,6 +130,6 @@ impl Hash for Tensor {
 
 impl std::fmt::Debug for Tensor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Tensor({}{:?})", self.dtype, self.shape)
+        write!(f, "Tensor({}{:?})", self.dtype.onnx_name(), self.shape)
     }
 }

@@ -44,7 +44,7 @@ pub enum ModelFault {
     NegativeDimension { tensor: String, dim: i64 },
     #[error("tensor {tensor:?} has the shape {shape:?}, more elements than memory can hold")]
     TooLarge { tensor: String, shape: Vec<i64> },
-    #[error("tensor {tensor:?} is {dtype}{shape:?}, that is {expected} {unit}, but holds {found}")]
+    #[error("tensor {tensor:?} is {}{shape:?}, that is {expected} {unit}, but holds {found}", dtype.onnx_name())]
     TensorSize { tensor: String, dtype: DType, shape: Vec<usize>, unit: &'static str, expected: usize, found: usize },
     #[error("a string of {place} is not UTF-8")]
     NotUtf8 { place: String },

@@ -94,7 +94,7 @@ pub(super) fn decode_sparse(proto: &SparseTensorProto, name: &str, folder: &Fold
     let indices = decode(indices, name, folder)?;
     let (shape, count, size) = sizes(&proto.dims, values.dtype, name)?;
     if size > DENSE_LIMIT || values.dtype == DType::Str {
-        return Err(fault(format!("a dense {}{shape:?} is not made of it", values.dtype)));
+        return Err(fault(format!("a dense {}{shape:?} is not made of it", values.dtype.onnx_name())));
     }
     let entries = values.len();
     let rank = shape.len();

@@ -132,7 +132,7 @@ impl Printer {
             Attr::Tensor(v) => {
                 let dims: Vec<String> = v.shape.iter().map(usize::to_string).collect();
                 let shape = if dims.is_empty() { String::new() } else { format!("[{}]", dims.join(",")) };
-                plain(format!("{}{shape} {}", v.dtype, self.elements(v)))
+                plain(format!("{}{shape} {}", v.dtype.onnx_name(), self.elements(v)))
             }
             Attr::Ints(v) => array(v, "ints", i64::to_string),
             Attr::Floats(v) => array(v, "floats", |v| format!("{v:?}")),
@@ -159,9 +159,9 @@ fn fact(fact: &Fact) -> String {
         symbol => identifier(&symbol.to_string()),
     };
     match &fact.shape {
-        None => format!("{}[]", fact.dtype),
-        Some(dims) if dims.is_empty() => fact.dtype.to_string(),
-        Some(dims) => format!("{}[{}]", fact.dtype, dims.iter().map(dim).collect::<Vec<_>>().join(",")),
+        None => format!("{}[]", fact.dtype.onnx_name()),
+        Some(dims) if dims.is_empty() => fact.dtype.onnx_name().to_string(),
+        Some(dims) => format!("{}[{}]", fact.dtype.onnx_name(), dims.iter().map(dim).collect::<Vec<_>>().join(",")),
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) fn type_name(code: i32) -> String {
         24 => "float8e8m0",
         25 => "uint2",
         26 => "int2",
-        _ => return DType::from_code(code).map_or(format!("element type {code}"), |d| d.to_string()),
+        _ => return DType::from_code(code).map_or(format!("element type {code}"), |d| d.onnx_name().to_string()),
     };
     other.to_string()
 }

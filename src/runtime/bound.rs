@@ -12,7 +12,7 @@ use super::{
     step::feed_buffer,
     value::{self, Place},
 };
-use crate::tensor::{Dtype, Tensor, Tensors, elements};
+use crate::tensor::{DType, Tensor, Tensors, elements};
 
 pub struct Bound {
     session: Session,
@@ -55,7 +55,7 @@ impl Bound {
     pub fn feed(
         &mut self,
         name: &str,
-        dtype: Dtype,
+        dtype: DType,
         shape: &[usize],
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), Error> {

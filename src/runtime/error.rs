@@ -1,7 +1,7 @@
 use std::{fmt, path::PathBuf};
 
 use super::{MINIMUM_VERSION, Origin};
-use crate::tensor::Dtype;
+use crate::tensor::DType;
 
 /// Why ONNX Runtime could not be found, loaded or run.
 #[derive(Debug, thiserror::Error)]
@@ -57,9 +57,9 @@ pub enum Error {
         graph: String,
         name: String,
         found: Vec<usize>,
-        found_dtype: Dtype,
+        found_dtype: DType,
         expected: Vec<usize>,
-        expected_dtype: Dtype,
+        expected_dtype: DType,
     },
     #[error("{graph}: no value was given for the input `{name}`")]
     Missing { graph: String, name: String },

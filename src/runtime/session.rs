@@ -19,7 +19,7 @@ use super::{
     Error, Fetch, Library, find,
     value::{self, Place},
 };
-use crate::tensor::{Dtype, Tensor};
+use crate::tensor::{DType, Tensor};
 
 /// A loaded ONNX Runtime. Clones share it.
 #[derive(Debug, Clone)]
@@ -139,7 +139,7 @@ impl Default for Options {
 pub struct Port {
     pub name: String,
     /// `None` for a sequence, a map, strings and other things that are not numbers.
-    pub dtype: Option<Dtype>,
+    pub dtype: Option<DType>,
     /// `None` where a dimension has no fixed number.
     pub shape: Vec<Option<usize>>,
     /// An input that may be left out, because the graph has a value for it.
@@ -159,7 +159,7 @@ impl Port {
 
     /// `float32 [batch? × 10]`-like text for messages.
     pub fn describe(&self) -> String {
-        let dtype = self.dtype.map_or("not a tensor of numbers", Dtype::name);
+        let dtype = self.dtype.map_or("not a tensor of numbers", DType::name);
         let dims: Vec<String> = self.shape.iter().map(|d| d.map_or("?".to_owned(), |d| d.to_string())).collect();
         format!("{dtype} [{}]", dims.join(", "))
     }

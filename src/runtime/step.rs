@@ -8,7 +8,7 @@ use super::{
     session::run_error,
     value::{self, Place},
 };
-use crate::tensor::{Dtype, Tensor, Tensors};
+use crate::tensor::{DType, Tensor, Tensors};
 
 /// A tensor that a step takes and, where `output` is given, renews.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,7 +109,7 @@ impl Step {
     pub fn feed(
         &mut self,
         name: &str,
-        dtype: Dtype,
+        dtype: DType,
         shape: &[usize],
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), Error> {
@@ -173,7 +173,7 @@ pub(super) fn feed_buffer(
     session: &Session,
     feeds: &mut Vec<(String, DynTensor)>,
     name: &str,
-    dtype: Dtype,
+    dtype: DType,
     shape: &[usize],
 ) -> Result<(usize, bool), Error> {
     let found = feeds.iter().position(|(fed, _)| fed == name);
@@ -196,7 +196,7 @@ pub(super) fn feed_buffer(
     }
 }
 
-fn has_type(value: &DynTensor, dtype: Dtype, shape: &[usize]) -> bool {
+fn has_type(value: &DynTensor, dtype: DType, shape: &[usize]) -> bool {
     *value.data_type() == value::element_type(dtype)
         && value.shape().len() == shape.len()
         && value.shape().iter().zip(shape).all(|(&a, &b)| usize::try_from(a) == Ok(b))

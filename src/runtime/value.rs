@@ -5,47 +5,48 @@ use ort::{
     value::{DynTensor, TensorElementType, ValueType},
 };
 
-use crate::tensor::{Dtype, Tensor, elements};
+use crate::tensor::{DType, Tensor, elements};
 
-pub(super) fn element_type(dtype: Dtype) -> TensorElementType {
+pub(super) fn element_type(dtype: DType) -> TensorElementType {
     match dtype {
-        Dtype::Float16 => TensorElementType::Float16,
-        Dtype::Bfloat16 => TensorElementType::Bfloat16,
-        Dtype::Float32 => TensorElementType::Float32,
-        Dtype::Float64 => TensorElementType::Float64,
-        Dtype::Int8 => TensorElementType::Int8,
-        Dtype::Int16 => TensorElementType::Int16,
-        Dtype::Int32 => TensorElementType::Int32,
-        Dtype::Int64 => TensorElementType::Int64,
-        Dtype::Uint8 => TensorElementType::Uint8,
-        Dtype::Uint16 => TensorElementType::Uint16,
-        Dtype::Uint32 => TensorElementType::Uint32,
-        Dtype::Uint64 => TensorElementType::Uint64,
-        Dtype::Bool => TensorElementType::Bool,
+        DType::F16 => TensorElementType::Float16,
+        DType::BF16 => TensorElementType::Bfloat16,
+        DType::F32 => TensorElementType::Float32,
+        DType::F64 => TensorElementType::Float64,
+        DType::I8 => TensorElementType::Int8,
+        DType::I16 => TensorElementType::Int16,
+        DType::I32 => TensorElementType::Int32,
+        DType::I64 => TensorElementType::Int64,
+        DType::U8 => TensorElementType::Uint8,
+        DType::U16 => TensorElementType::Uint16,
+        DType::U32 => TensorElementType::Uint32,
+        DType::U64 => TensorElementType::Uint64,
+        DType::Bool => TensorElementType::Bool,
+        DType::Str => TensorElementType::String,
     }
 }
 
-pub(super) fn dtype(element_type: TensorElementType) -> Option<Dtype> {
+pub(super) fn dtype(element_type: TensorElementType) -> Option<DType> {
     Some(match element_type {
-        TensorElementType::Float16 => Dtype::Float16,
-        TensorElementType::Bfloat16 => Dtype::Bfloat16,
-        TensorElementType::Float32 => Dtype::Float32,
-        TensorElementType::Float64 => Dtype::Float64,
-        TensorElementType::Int8 => Dtype::Int8,
-        TensorElementType::Int16 => Dtype::Int16,
-        TensorElementType::Int32 => Dtype::Int32,
-        TensorElementType::Int64 => Dtype::Int64,
-        TensorElementType::Uint8 => Dtype::Uint8,
-        TensorElementType::Uint16 => Dtype::Uint16,
-        TensorElementType::Uint32 => Dtype::Uint32,
-        TensorElementType::Uint64 => Dtype::Uint64,
-        TensorElementType::Bool => Dtype::Bool,
+        TensorElementType::Float16 => DType::F16,
+        TensorElementType::Bfloat16 => DType::BF16,
+        TensorElementType::Float32 => DType::F32,
+        TensorElementType::Float64 => DType::F64,
+        TensorElementType::Int8 => DType::I8,
+        TensorElementType::Int16 => DType::I16,
+        TensorElementType::Int32 => DType::I32,
+        TensorElementType::Int64 => DType::I64,
+        TensorElementType::Uint8 => DType::U8,
+        TensorElementType::Uint16 => DType::U16,
+        TensorElementType::Uint32 => DType::U32,
+        TensorElementType::Uint64 => DType::U64,
+        TensorElementType::Bool => DType::Bool,
         _ => return None,
     })
 }
 
 /// A value of zeros in host memory. The host's allocator must be the default one.
-pub(super) fn zeros(host: &Allocator, dtype: Dtype, shape: &[usize]) -> ort::Result<DynTensor> {
+pub(super) fn zeros(host: &Allocator, dtype: DType, shape: &[usize]) -> ort::Result<DynTensor> {
     DynTensor::new(host, element_type(dtype), shape)
 }
 

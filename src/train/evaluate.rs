@@ -11,7 +11,7 @@ use super::{
 use crate::{
     artifact::manifest::Manifest,
     runtime::{Bound, Options, Runtime, Session, Step},
-    tensor::{Dtype, Tensor, Tensors, element_i64, elements},
+    tensor::{DType, Tensor, Tensors, element_i64, elements},
 };
 
 /// The evaluation graph, ready for a set of parameters.
@@ -93,7 +93,7 @@ impl Evaluator {
         }
         for (name, value) in &self.lambda {
             let value = (*value as f32).to_le_bytes();
-            self.bound.feed(name, Dtype::Float32, &[], |bytes| bytes.copy_from_slice(&value))?;
+            self.bound.feed(name, DType::F32, &[], |bytes| bytes.copy_from_slice(&value))?;
         }
         let mut sums = vec![0.0; 2 + self.kappa.len()];
         let (mut samples, mut hits, mut counted) = (0, 0, 0);

@@ -7,7 +7,7 @@ use super::sampler::{Purpose, generator};
 use crate::{
     artifact::manifest::{Dim, Distribution, Manifest, Probe},
     runtime::{self, Bound, Session, Step},
-    tensor::Dtype,
+    tensor::DType,
 };
 
 /// The probes that a graph reads, with the element types it wants.
@@ -15,7 +15,7 @@ use crate::{
 pub struct Probes {
     seed: u64,
     purpose: Purpose,
-    probes: Vec<(Probe, Dtype)>,
+    probes: Vec<(Probe, DType)>,
 }
 
 impl Probes {
@@ -32,7 +32,7 @@ impl Probes {
     fn new(manifest: &Manifest, session: &Session, seed: u64, purpose: Purpose) -> Result<Probes, runtime::Error> {
         let mut probes = Vec::new();
         for probe in manifest.probes().filter(|probe| session.has_input(&probe.name)) {
-            let dtype = session.input(&probe.name)?.dtype.unwrap_or(Dtype::Float32);
+            let dtype = session.input(&probe.name)?.dtype.unwrap_or(DType::F32);
             probes.push((probe.clone(), dtype));
         }
         Ok(Probes { seed, purpose, probes })
@@ -56,7 +56,7 @@ impl Probes {
         &self,
         position: u64,
         batch: usize,
-        mut feed: impl FnMut(&str, Dtype, &[usize], &mut ChaCha8Rng) -> Result<(), runtime::Error>,
+        mut feed: impl FnMut(&str, DType, &[usize], &mut ChaCha8Rng) -> Result<(), runtime::Error>,
     ) -> Result<(), runtime::Error> {
         for (index, (probe, dtype)) in self.probes.iter().enumerate() {
             let Distribution::Rademacher = probe.distribution;
@@ -75,7 +75,7 @@ impl Probes {
 }
 
 /// Fills a buffer with +1 and −1, a random bit an element.
-fn signs(generator: &mut ChaCha8Rng, dtype: Dtype, bytes: &mut [u8]) {
+fn signs(generator: &mut ChaCha8Rng, dtype: DType, bytes: &mut [u8]) {
     let (plus, minus) = one(dtype);
     let (mut bits, mut left) = (0, 0);
     for element in bytes.chunks_exact_mut(dtype.size()) {
@@ -89,12 +89,12 @@ fn signs(generator: &mut ChaCha8Rng, dtype: Dtype, bytes: &mut [u8]) {
 }
 
 /// The bytes of +1 and −1.
-fn one(dtype: Dtype) -> (Vec<u8>, Vec<u8>) {
+fn one(dtype: DType) -> (Vec<u8>, Vec<u8>) {
     match dtype {
-        Dtype::Float16 => (f16::ONE.to_le_bytes().to_vec(), f16::NEG_ONE.to_le_bytes().to_vec()),
-        Dtype::Bfloat16 => (bf16::ONE.to_le_bytes().to_vec(), bf16::NEG_ONE.to_le_bytes().to_vec()),
-        Dtype::Float32 => (1f32.to_le_bytes().to_vec(), (-1f32).to_le_bytes().to_vec()),
-        Dtype::Float64 => (1f64.to_le_bytes().to_vec(), (-1f64).to_le_bytes().to_vec()),
+        DType::F16 => (f16::ONE.to_le_bytes().to_vec(), f16::NEG_ONE.to_le_bytes().to_vec()),
+        DType::BF16 => (bf16::ONE.to_le_bytes().to_vec(), bf16::NEG_ONE.to_le_bytes().to_vec()),
+        DType::F32 => (1f32.to_le_bytes().to_vec(), (-1f32).to_le_bytes().to_vec()),
+        DType::F64 => (1f64.to_le_bytes().to_vec(), (-1f64).to_le_bytes().to_vec()),
         _ => (1i64.to_le_bytes()[..dtype.size()].to_vec(), (-1i64).to_le_bytes()[..dtype.size()].to_vec()),
     }
 }

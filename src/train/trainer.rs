@@ -21,7 +21,7 @@ use super::{
 use crate::{
     artifact::manifest::{Manifest, PARAMETERS},
     runtime::{Carried, Device, Options, Runtime, Session, Step},
-    tensor::{Dtype, Tensors},
+    tensor::{DType, Tensors},
 };
 
 /// What happens during a run, for whoever shows it.
@@ -434,7 +434,7 @@ impl Clock {
 }
 
 fn feed_scalar(step: &mut Step, name: &str, value: f32) -> Result<(), Error> {
-    Ok(step.feed(name, Dtype::Float32, &[], |bytes| bytes.copy_from_slice(&value.to_le_bytes()))?)
+    Ok(step.feed(name, DType::F32, &[], |bytes| bytes.copy_from_slice(&value.to_le_bytes()))?)
 }
 
 /// The training graph with everything that it carries.

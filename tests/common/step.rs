@@ -11,7 +11,7 @@ use fam_onnx::loss::Loss;
 use fam_onnx::onnx;
 use fam_onnx::optim::Sgd;
 use fam_onnx::runtime::{self, Device, Session};
-use fam_onnx::tensor::{Dtype, Tensor, Tensors};
+use fam_onnx::tensor::{DType, Tensor, Tensors};
 use fam_onnx::train::data::{self, Content};
 
 use super::{fixture, runtime};
@@ -115,10 +115,8 @@ pub fn open(name: &str, model: &Model) -> Result<Session, runtime::Error> {
 
 /// Parameters and state at the beginning.
 pub fn initial(plan: &Plan) -> Tensors {
-    let convert = |t: &fam_onnx::ir::Tensor| {
-        let dtype = Dtype::from_ir(t.dtype).expect("a numeric type");
-        Tensor::new(dtype, t.shape.clone(), t.bytes.to_vec()).expect("a whole tensor")
-    };
+    let convert =
+        |t: &fam_onnx::ir::Tensor| Tensor::new(t.dtype, t.shape.clone(), t.bytes.to_vec()).expect("a whole tensor");
     plan.tensors.iter().map(|(name, t)| (name.clone(), convert(t))).collect()
 }
 
@@ -134,7 +132,7 @@ pub fn run(session: &mut Session, values: &Tensors) -> Tensors {
 
 pub fn f32s(shape: &[usize], values: &[f64]) -> Tensor {
     let bytes = values.iter().flat_map(|v| (*v as f32).to_le_bytes()).collect();
-    Tensor::new(Dtype::Float32, shape.to_vec(), bytes).expect("as many values as the shape has")
+    Tensor::new(DType::F32, shape.to_vec(), bytes).expect("as many values as the shape has")
 }
 
 pub fn values(tensor: &Tensor) -> Vec<f64> {

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 
 use super::{Array, Content, Error, Fault, Role, Slot, Source, Spec};
-use crate::tensor::{Dtype, Tensor, element_f64, element_i64, elements};
+use crate::tensor::{DType, Tensor, element_f64, element_i64, elements};
 
 /// Samples for every input that data fill.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,7 +155,7 @@ fn bind_one(array: Array, slot: &Slot, spec: &Spec, faults: &mut Vec<Fault>) -> 
         Ok(tensor) => tensor,
         Err(fault) => {
             faults.push(fault);
-            return Some(Tensor::zeros(Dtype::Bool, vec![samples]));
+            return Some(Tensor::zeros(DType::Bool, vec![samples]));
         }
     };
     if slot.role == Role::Labels
@@ -182,7 +182,7 @@ fn fit(found: &[usize], wanted: &[Option<usize>]) -> Option<Vec<usize>> {
 }
 
 /// Converts to the type that the graph takes: any number to a float, whole numbers and `bool` to an integer.
-fn convert(array: &str, tensor: Tensor, to: Dtype, image: bool) -> Result<Tensor, Fault> {
+fn convert(array: &str, tensor: Tensor, to: DType, image: bool) -> Result<Tensor, Fault> {
     let from = tensor.dtype();
     if from.is_float()
         && let Some((at, found)) = tensor.iter_f64().enumerate().find(|(_, value)| !value.is_finite())
@@ -192,7 +192,7 @@ fn convert(array: &str, tensor: Tensor, to: Dtype, image: bool) -> Result<Tensor
     if from == to {
         return Ok(tensor);
     }
-    let convertible = to.is_float() || (to.is_integer() && !from.is_float());
+    let convertible = to.is_float() || (to.is_int() && !from.is_float());
     if !convertible {
         return Err(Fault::Type { array: array.to_owned(), found: from, expected: to });
     }
@@ -218,19 +218,19 @@ fn convert(array: &str, tensor: Tensor, to: Dtype, image: bool) -> Result<Tensor
     Tensor::new(to, shape, data).map_err(|_| Fault::Type { array: array.to_owned(), found: from, expected: to })
 }
 
-fn integer(dtype: Dtype, bytes: &[u8]) -> i128 {
+fn integer(dtype: DType, bytes: &[u8]) -> i128 {
     match (dtype, bytes.first_chunk::<8>()) {
-        (Dtype::Uint64, Some(bytes)) => u64::from_le_bytes(*bytes).into(),
+        (DType::U64, Some(bytes)) => u64::from_le_bytes(*bytes).into(),
         _ => element_i64(dtype, bytes).into(),
     }
 }
 
 /// Appends a finite number; false if it becomes infinite in the type.
-fn push_float(data: &mut Vec<u8>, dtype: Dtype, value: f64) -> bool {
+fn push_float(data: &mut Vec<u8>, dtype: DType, value: f64) -> bool {
     match dtype {
-        Dtype::Float16 => data.extend(f16::from_f64(value).to_le_bytes()),
-        Dtype::Bfloat16 => data.extend(bf16::from_f64(value).to_le_bytes()),
-        Dtype::Float32 => data.extend((value as f32).to_le_bytes()),
+        DType::F16 => data.extend(f16::from_f64(value).to_le_bytes()),
+        DType::BF16 => data.extend(bf16::from_f64(value).to_le_bytes()),
+        DType::F32 => data.extend((value as f32).to_le_bytes()),
         _ => data.extend(value.to_le_bytes()),
     }
     let stored = &data[data.len() - dtype.size()..];
@@ -238,8 +238,8 @@ fn push_float(data: &mut Vec<u8>, dtype: Dtype, value: f64) -> bool {
 }
 
 /// Appends a whole number; false if the type cannot hold it.
-fn push_integer(data: &mut Vec<u8>, dtype: Dtype, value: i128) -> bool {
-    let (low, high) = dtype.integer_range().unwrap_or((0, 1));
+fn push_integer(data: &mut Vec<u8>, dtype: DType, value: i128) -> bool {
+    let (low, high) = dtype.int_range().unwrap_or((0, 1));
     data.extend(&value.to_le_bytes()[..dtype.size()]);
     (low..=high).contains(&value)
 }

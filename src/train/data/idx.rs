@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{Array, Content, Error, Source};
-use crate::tensor::{Dtype, Tensor, elements};
+use crate::tensor::{DType, Tensor, elements};
 
 pub(super) fn matches(path: &Path) -> bool {
     path.is_dir() && find(path, &["train-images"]).is_some()
@@ -33,7 +33,7 @@ fn read_pair(directory: &Path, images: &[&str], labels: &[&str]) -> Result<Vec<A
     let array = |name: &str, path: PathBuf| {
         let tensor = read_file(&path)?;
         // Bytes of rank 3 and more are pixels; a vector of bytes is a plain feature.
-        let image = tensor.dtype() == Dtype::Uint8 && tensor.shape().len() >= 3;
+        let image = tensor.dtype() == DType::U8 && tensor.shape().len() >= 3;
         Ok(Array { name: name.to_owned(), content: Content::Tensor(tensor), image })
     };
     Ok(vec![array("x", file(images)?)?, array("y", file(labels)?)?])
@@ -68,12 +68,12 @@ fn parse(bytes: &[u8]) -> Result<Tensor, String> {
         return Err("not an IDX file: it does not begin with two zero bytes, a type and a rank".to_owned());
     };
     let dtype = match code {
-        0x08 => Dtype::Uint8,
-        0x09 => Dtype::Int8,
-        0x0B => Dtype::Int16,
-        0x0C => Dtype::Int32,
-        0x0D => Dtype::Float32,
-        0x0E => Dtype::Float64,
+        0x08 => DType::U8,
+        0x09 => DType::I8,
+        0x0B => DType::I16,
+        0x0C => DType::I32,
+        0x0D => DType::F32,
+        0x0E => DType::F64,
         other => {
             return Err(format!("not an IDX file: its type is 0x{other:02X}; expected 08, 09, 0B, 0C, 0D or 0E"));
         }

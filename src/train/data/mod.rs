@@ -14,7 +14,7 @@ use std::{
 pub use dataset::{Column, Dataset};
 pub use spec::{Slot, Spec};
 
-use crate::tensor::{Dtype, Tensor};
+use crate::tensor::{DType, Tensor};
 
 /// Why data cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -41,9 +41,9 @@ pub enum Fault {
     )]
     Missing { role: Role, name: String, fallbacks: Vec<String>, found: Vec<String> },
     #[error("array `{array}`: elements of NumPy type {found}; expected {expected}")]
-    Unsupported { array: String, found: String, expected: Dtype },
+    Unsupported { array: String, found: String, expected: DType },
     #[error("array `{array}`: {found} values; expected {expected}{}", integers_hint(*found, *expected))]
-    Type { array: String, found: Dtype, expected: Dtype },
+    Type { array: String, found: DType, expected: DType },
     #[error("array `{array}`: samples of shape {found:?}; expected {}", shape(expected))]
     Shape { array: String, found: Vec<usize>, expected: Vec<Option<usize>> },
     #[error("array `{array}`: a single number; expected an array whose first axis counts the samples")]
@@ -55,7 +55,7 @@ pub enum Fault {
     #[error("array `{array}`: {found} at index {index:?}; expected finite numbers")]
     NotFinite { array: String, index: Vec<usize>, found: f64 },
     #[error("array `{array}`: {found} at index {index:?}; expected a value that {expected} can hold")]
-    Overflow { array: String, index: Vec<usize>, found: String, expected: Dtype },
+    Overflow { array: String, index: Vec<usize>, found: String, expected: DType },
     #[error(
         "array `{array}`: label {found} at index {index:?}; expected a class from 0 to {}{}",
         classes.saturating_sub(1),
@@ -150,8 +150,8 @@ fn alternatives(fallbacks: &[String]) -> String {
     fallbacks.iter().map(|name| format!(" or `{name}`")).collect()
 }
 
-fn integers_hint(found: Dtype, expected: Dtype) -> &'static str {
-    if found.is_float() && expected.is_integer() { "; convert it, for instance with .astype(numpy.int64)" } else { "" }
+fn integers_hint(found: DType, expected: DType) -> &'static str {
+    if found.is_float() && expected.is_int() { "; convert it, for instance with .astype(numpy.int64)" } else { "" }
 }
 
 fn shape(dims: &[Option<usize>]) -> String {

@@ -3,7 +3,7 @@
 use std::{fs::File, io::Read, path::Path};
 
 use super::{Array, Content, Error, Source};
-use crate::tensor::{Dtype, Tensor, elements};
+use crate::tensor::{DType, Tensor, elements};
 
 pub(super) fn matches(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npz")) && path.is_file()
@@ -94,7 +94,7 @@ fn parse_shape(text: &str) -> Result<Vec<usize>, String> {
 }
 
 /// The element type of a NumPy type string and whether its bytes are swapped.
-fn parse_descr(descr: &str) -> Option<(Dtype, bool)> {
+fn parse_descr(descr: &str) -> Option<(DType, bool)> {
     let (order, kind) = descr.split_at_checked(1)?;
     let big_endian = match order {
         "<" | "|" | "=" => false,
@@ -102,18 +102,18 @@ fn parse_descr(descr: &str) -> Option<(Dtype, bool)> {
         _ => return None,
     };
     let dtype = match kind {
-        "f2" => Dtype::Float16,
-        "f4" => Dtype::Float32,
-        "f8" => Dtype::Float64,
-        "i1" => Dtype::Int8,
-        "i2" => Dtype::Int16,
-        "i4" => Dtype::Int32,
-        "i8" => Dtype::Int64,
-        "u1" => Dtype::Uint8,
-        "u2" => Dtype::Uint16,
-        "u4" => Dtype::Uint32,
-        "u8" => Dtype::Uint64,
-        "b1" => Dtype::Bool,
+        "f2" => DType::F16,
+        "f4" => DType::F32,
+        "f8" => DType::F64,
+        "i1" => DType::I8,
+        "i2" => DType::I16,
+        "i4" => DType::I32,
+        "i8" => DType::I64,
+        "u1" => DType::U8,
+        "u2" => DType::U16,
+        "u4" => DType::U32,
+        "u8" => DType::U64,
+        "b1" => DType::Bool,
         _ => return None,
     };
     Some((dtype, big_endian))

@@ -3,7 +3,7 @@
 use crate::{
     artifact::manifest::Manifest,
     runtime::{Port, Session},
-    tensor::Dtype,
+    tensor::DType,
 };
 
 use super::Role;
@@ -27,7 +27,7 @@ pub struct Spec {
 pub struct Slot {
     pub name: String,
     pub role: Role,
-    pub dtype: Dtype,
+    pub dtype: DType,
     /// Shape of one sample; `None` where any size will do.
     pub shape: Vec<Option<usize>>,
 }
@@ -73,7 +73,7 @@ fn slot(port: &Port, role: Role) -> Result<(Slot, Option<usize>), Error> {
 
 /// Integer labels of a classification loss count along axis 1 of the first prediction.
 fn classes(manifest: &Manifest, evaluate: &Session, slots: &[Slot]) -> Result<Option<usize>, Error> {
-    let integer = slots.iter().any(|slot| slot.role == Role::Labels && slot.dtype.is_integer());
+    let integer = slots.iter().any(|slot| slot.role == Role::Labels && slot.dtype.is_int());
     if !integer || !["softmax-cross-entropy", "nll"].contains(&manifest.loss.as_str()) {
         return Ok(None);
     }
