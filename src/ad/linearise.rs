@@ -2,10 +2,10 @@
 
 use super::{Kind, Tan, Tape};
 use crate::error::{Error, Result, Unsupported};
-use crate::ir::{Dim, Val, ValueId, same_or_one};
+use crate::ir::{Builder, Dim, Node, Val, ValueId, same_or_one};
 use crate::linear::Cotangent;
 use crate::ops::{self, Cx, Tangent};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// The derivative of some values in others, as linear maps on a tape.
 pub struct Linearised<'g> {
@@ -20,7 +20,6 @@ pub fn linearise<'g>(tape: &'g Tape<'g>, of: &[Val<'g>], wrt: &[Val<'g>]) -> Res
     let b = tape.builder;
     let of_ids: Vec<ValueId> = of.iter().map(|v| v.id()).collect();
     let wrt_ids: Vec<ValueId> = wrt.iter().map(|v| v.id()).collect();
-    let variables: HashSet<ValueId> = wrt_ids.iter().copied().collect();
     let path: Vec<_> = b.read(|g| {
         let (above, below) = (g.ancestors(&of_ids), g.descendants(&wrt_ids));
         g.nodes
@@ -29,63 +28,102 @@ pub fn linearise<'g>(tape: &'g Tape<'g>, of: &[Val<'g>], wrt: &[Val<'g>]) -> Res
             .cloned()
             .collect()
     });
-    let mut tangents: HashMap<ValueId, Tan<'g>> = HashMap::new();
+    let mut walk = Walk { tape, tangents: HashMap::new(), variables: wrt_ids.into_iter().collect() };
     for (k, &value) in wrt.iter().enumerate() {
         if value.dtype().is_float() {
-            tangents.insert(value.id(), tape.source(k, value));
+            walk.tangents.insert(value.id(), tape.source(k, value));
         }
     }
     let scope = b.current_scope();
-    let mut unsupported: Vec<Unsupported> = Vec::new();
-    for node in path {
-        let dx: Vec<Tan<'g>> =
-            node.inputs.iter().map(|id| id.and_then(|id| tangents.get(&id).copied()).unwrap_or(tape.zero())).collect();
-        let active = dx.iter().any(|t| !t.is_zero()) || node.captures.iter().any(|id| tangents.contains_key(id));
-        if !active {
-            continue;
-        }
-        let mut blocked = |reason: &str| {
-            unsupported.push(Unsupported { node: node.name.clone(), op: node.op.clone(), reason: reason.to_string() })
-        };
-        let known = if node.domain.is_empty() { ops::lookup(&node.op) } else { None };
-        let rule = match known.map(|op| op.tangent.of(&node.attrs)) {
-            Some(Tangent::Rule(rule)) => rule,
-            Some(Tangent::Zero) => continue,
-            Some(Tangent::Blocked(reason)) => {
-                blocked(reason);
-                continue;
-            }
-            Some(Tangent::Lower(_)) => {
-                blocked("it has to be lowered first");
-                continue;
-            }
-            Some(Tangent::Select(_)) | None => {
-                blocked("there is no rule for this operator");
-                continue;
-            }
-        };
-        for (k, out) in node.outputs.iter().enumerate() {
-            let Some(out) = out.map(|id| b.val(id)).filter(|v| v.dtype().is_float()) else { continue };
-            // A value differentiated with respect to is a variable of its own.
-            if variables.contains(&out.id()) {
-                continue;
-            }
-            tape.set_scope(&node.name);
-            b.scope(&format!("{}.linear", node.name));
-            let t = rule(&Cx::new(b, tape, node.clone(), dx.clone(), k));
-            if !t.is_zero() {
-                tangents.insert(out.id(), t.expand(&out.shape()));
-            }
-        }
-    }
+    path.iter().for_each(|node| walk.node(node));
     b.scope(&scope);
-    unsupported.extend(tape.take_blocked());
+    let unsupported = tape.take_blocked();
     if !unsupported.is_empty() {
         return Err(Error::NotDifferentiable { nodes: unsupported });
     }
     b.check()?;
-    let of = of.iter().map(|v| tangents.get(&v.id()).copied().unwrap_or(tape.zero())).collect();
+    let of = of.iter().map(|v| walk.tangents.get(&v.id()).copied().unwrap_or(tape.zero())).collect();
     Ok(Linearised { tape, of, sources: wrt.len() })
+}
+
+/// The tangent of `of` from those of the values it is computed from. What it reads besides has no tangent.
+pub(crate) fn tangent_of<'g>(tape: &'g Tape<'g>, of: Val<'g>, known: HashMap<ValueId, Tan<'g>>) -> Tan<'g> {
+    let b = tape.builder;
+    let path = between(b, of.id(), &known);
+    let mut walk = Walk { tape, variables: known.keys().copied().collect(), tangents: known };
+    let scopes = (b.current_scope(), tape.scope());
+    path.iter().for_each(|node| walk.node(node));
+    b.scope(&scopes.0);
+    tape.set_scope(&scopes.1);
+    walk.tangents.get(&of.id()).copied().unwrap_or(tape.zero())
+}
+
+/// The nodes between `known` values and `of`, in order, as far as reals go: integers carry no tangents.
+fn between(b: &Builder, of: ValueId, known: &HashMap<ValueId, Tan>) -> Vec<Node> {
+    b.read(|g| {
+        let (mut seen, mut nodes, mut next) = (HashSet::new(), BTreeSet::new(), vec![of]);
+        while let Some(id) = next.pop() {
+            if known.contains_key(&id) || !seen.insert(id) || !g.value(id).fact.dtype.is_float() {
+                continue;
+            }
+            if let Some(producer) = g.value(id).producer
+                && nodes.insert(producer)
+            {
+                next.extend(g.node(producer).inputs.iter().flatten());
+            }
+        }
+        nodes.into_iter().map(|id| g.node(id).clone()).collect()
+    })
+}
+
+/// Tangents on their way through a graph.
+struct Walk<'g> {
+    tape: &'g Tape<'g>,
+    tangents: HashMap<ValueId, Tan<'g>>,
+    /// Values that are variables of their own: no node says what their tangents are.
+    variables: HashSet<ValueId>,
+}
+
+impl<'g> Walk<'g> {
+    /// The tangents of a node's outputs.
+    fn node(&mut self, node: &Node) {
+        let (tape, b) = (self.tape, self.tape.builder);
+        let tangent = |id: &ValueId| self.tangents.get(id).copied();
+        let dx: Vec<Tan<'g>> =
+            node.inputs.iter().map(|id| id.as_ref().and_then(tangent).unwrap_or(tape.zero())).collect();
+        let active = dx.iter().any(|t| !t.is_zero()) || node.captures.iter().any(|id| tangent(id).is_some());
+        if !active {
+            return;
+        }
+        let known = if node.domain.is_empty() { ops::lookup(&node.op) } else { None };
+        let kind = match known.map(|op| op.tangent.of(&node.attrs)) {
+            Some(Tangent::Zero) => return,
+            Some(Tangent::Blocked(reason)) => return self.block(node, reason),
+            Some(Tangent::Select(_)) | None => return self.block(node, "there is no rule for this operator"),
+            Some(kind) => kind,
+        };
+        for (k, out) in node.outputs.iter().enumerate() {
+            let Some(out) = out.map(|id| b.val(id)).filter(|v| v.dtype().is_float()) else { continue };
+            if self.variables.contains(&out.id()) {
+                continue;
+            }
+            tape.set_scope(&node.name);
+            b.scope(&format!("{}.linear", node.name));
+            let cx = Cx::new(b, tape, node.clone(), dx.clone(), k);
+            let t = match kind {
+                Tangent::Rule(rule) => rule(&cx),
+                Tangent::Lower(lower) => cx.through(&lower(&cx)),
+                _ => tape.zero(),
+            };
+            if !t.is_zero() {
+                self.tangents.insert(out.id(), t.expand(&out.shape()));
+            }
+        }
+    }
+
+    fn block(&self, node: &Node, reason: &str) {
+        self.tape.block(Unsupported { node: node.name.clone(), op: node.op.clone(), reason: reason.to_string() });
+    }
 }
 
 impl<'g> Linearised<'g> {

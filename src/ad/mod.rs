@@ -5,6 +5,7 @@ mod models;
 
 mod tan;
 
+pub(crate) use linearise::tangent_of;
 pub use linearise::{Linearised, linearise};
 pub use models::{Differentiated, grad_model, jvp_model};
 

@@ -55,6 +55,10 @@ impl<'g> Tape<'g> {
         *self.scope.borrow_mut() = scope.to_string();
     }
 
+    pub(super) fn scope(&self) -> String {
+        self.scope.borrow().clone()
+    }
+
     /// Notes a node that turned out to have no derivative.
     pub(crate) fn block(&self, node: Unsupported) {
         let mut blocked = self.blocked.borrow_mut();

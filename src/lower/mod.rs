@@ -1,9 +1,11 @@
 //! Composites in terms of core operators, before differentiation.
 
+pub mod along;
 pub mod einsum;
 pub mod loss;
 pub mod normalization;
 pub mod pool;
+pub mod resize;
 
 use crate::ad::Tape;
 use crate::error::Result;

@@ -67,6 +67,11 @@ impl Case {
         self.with(Input::Constant(Tensor::scalar(DType::F32, value)))
     }
 
+    /// A constant of any type.
+    pub fn constant(self, tensor: Tensor) -> Case {
+        self.with(Input::Constant(tensor))
+    }
+
     pub fn data(self, tensor: Tensor) -> Case {
         self.with(Input::Data(tensor))
     }

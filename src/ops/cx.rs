@@ -1,7 +1,7 @@
 //! What a tangent rule sees: primal values, tangents, attributes of one node.
 
 use super::Fault;
-use crate::ad::{Tan, Tape};
+use crate::ad::{Tan, Tape, tangent_of};
 use crate::error::{Error, Unsupported};
 use crate::ir::{Attrs, Builder, DType, Dim, Fact, Node, Tensor, Val, count};
 
@@ -83,6 +83,15 @@ impl<'g> Cx<'g> {
         let (node, op) = (self.node.name.clone(), self.node.op.clone());
         self.tape.block(Unsupported { node, op, reason: reason.to_string() });
         self.tape.zero()
+    }
+
+    /// The tangent of the asked output as that of `values`, the node's function in terms of other operators. The node
+    /// itself stays: of `values` only what derivatives need is computed.
+    pub fn through(&self, values: &[Val<'g>]) -> Tan<'g> {
+        let Some(&value) = values.get(self.output) else { return self.zero() };
+        let inputs = self.node.inputs.iter().zip(&self.tangents);
+        let known = inputs.filter_map(|(id, &t)| Some(((*id)?, t))).collect();
+        tangent_of(self.tape, value, known)
     }
 
     /// The tangent of an operator that only moves elements of input 0: what `moved` does to the elements' positions

@@ -58,7 +58,7 @@ pub struct Op {
 
 macro_rules! ops {
     ($($file:ident { $($op:ident)+ })+) => {
-        $(mod $file;)+
+        $(pub(crate) mod $file;)+
         /// Every operator that is read, differentiated, evaluated and emitted.
         pub static OPS: &[&Op] = &[$($(&$file::$op),+),+];
     };
@@ -101,6 +101,7 @@ ops! {
         REDUCE_SUM_SQUARE
     }
     reshape { RESHAPE FLATTEN SQUEEZE UNSQUEEZE }
+    resize { RESIZE }
     rounding { CEIL FLOOR IS_INF IS_NAN ROUND SIGN }
     scatter { SCATTER_ELEMENTS SCATTER_ND }
     select { WHERE }
