@@ -6,7 +6,7 @@ use fam_onnx::artifact::{self, Options, Target, manifest::Source};
 use fam_onnx::flatness::{Estimator, Measure};
 use fam_onnx::ir::Model;
 use fam_onnx::loss::Loss;
-use fam_onnx::optim::Sgd;
+use fam_onnx::optim::{Optimizer, Sgd};
 use fam_onnx::runtime::{Carried, Fetch, Runtime, Session, Step};
 use fam_onnx::tensor::{DType, Tensor, Tensors};
 use fam_onnx::{Result, onnx, runtime};
@@ -77,7 +77,7 @@ fn step(
         per_fan_in: false,
         estimator: Some(estimator),
         detach_trace: false,
-        optimizer: Sgd { momentum: 0.9, nesterov: false, weight_decay: 5e-4 },
+        optimizer: Optimizer::Sgd(Sgd { momentum: 0.9, nesterov: false, weight_decay: 5e-4 }),
         clip_norm: None,
         freeze: Vec::new(),
         train_batch_norm: false,

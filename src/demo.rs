@@ -21,7 +21,7 @@ use crate::{
     ir::{Graph, Tensor, ValueId},
     loss::Loss,
     onnx,
-    optim::Sgd,
+    optim::{Optimizer, Sgd},
     runtime::{self, Runtime},
     train::{
         self, Config, End, Evaluator, Figures, Schedule, StepRecord, Trainer,
@@ -280,7 +280,7 @@ impl Bench<'_> {
             per_fan_in: false,
             estimator: Some(Estimator::Exact),
             detach_trace: false,
-            optimizer: Sgd { momentum: 0.9, nesterov: false, weight_decay: 5e-4 },
+            optimizer: Optimizer::Sgd(Sgd { momentum: 0.9, nesterov: false, weight_decay: 5e-4 }),
             clip_norm: None,
             freeze: Vec::new(),
             train_batch_norm: false,

@@ -67,6 +67,9 @@ pub enum Error {
     #[error("{what} {name:?} is not in the model{}", nearest(near))]
     UnknownName { what: &'static str, name: String, near: Vec<String> },
 
+    #[error("{glob:?} is not a pattern of names: {reason}; expected one as for file names, with * ? [a-z] {{a,b}}")]
+    Pattern { glob: String, reason: String },
+
     #[error("{tensor:?} is {dtype}; only float tensors are differentiated")]
     NotFloat { tensor: String, dtype: DType },
 

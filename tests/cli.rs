@@ -181,6 +181,13 @@ fn options_that_do_not_fit() {
     "#]],
     );
     place.shows(
+        "inject mlp.onnx --layer fc2 --lambda 0.1 --freeze fc[",
+        expect![[r#"
+            error: "fc[" is not a pattern of names: unclosed character class; missing ']'; expected one as for file names, with * ? [a-z] {a,b}
+            [exit 1]
+        "#]],
+    );
+    place.shows(
         "inject mlp.onnx --layer fc2 --lambda 0.1 --freeze *",
         expect![[r#"
         error: no parameter is left to train
@@ -588,4 +595,46 @@ fn export_gives_the_model_back() {
         assert_eq!(weights(&before), weights(&after), "{name}");
         assert_eq!(onnx::compact(&before.graph), onnx::compact(&after.graph), "{name}");
     }
+}
+
+#[test]
+fn optimisers_and_their_options() {
+    let place = Place::new(&["mlp"]);
+    place.shows(
+        "inject mlp.onnx --layer fc2 --lambda 0.1 --optimizer adam --momentum 0.9",
+        expect![[r#"
+        error: --momentum is an option of --optimizer sgd; for adam there are --betas
+        [exit 2]
+    "#]],
+    );
+    place.shows(
+        "inject mlp.onnx --layer fc2 --lambda 0.1 --betas 0.9,0.99",
+        expect![[r#"
+        error: --betas is an option of --optimizer adam and adamw
+        [exit 2]
+    "#]],
+    );
+    place.shows(
+        "inject mlp.onnx --layer fc2 --lambda 0.1 --optimizer adamw --betas 0.9",
+        expect![[r#"
+        error: --betas has 1 numbers, expected two such as 0.9,0.999
+        [exit 2]
+    "#]],
+    );
+    place.shows(
+        "inject mlp.onnx --layer fc2 --lambda 0.1 --optimizer adamw --betas 0.9,1",
+        expect![[r#"
+        error: --betas has 1, expected numbers from 0 to below 1
+        [exit 2]
+    "#]],
+    );
+    let (code, _, stderr) = place.run("inject mlp.onnx --layer fc2 --lambda 0.1 --optimizer adamw");
+    assert_eq!(code, 0, "{stderr}");
+    let text = std::fs::read_to_string(place.path().join("mlp.fam/manifest.json")).expect("a manifest");
+    let manifest: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    expect![[r#"{"name":"adamw","betas":[0.9,0.999],"eps":1e-8,"weight_decay":0.01}"#]]
+        .assert_eq(&manifest["options"]["optimizer"].to_string());
+    let state: Vec<&str> =
+        manifest["state"].as_array().expect("a list").iter().filter_map(|s| s["name"].as_str()).collect();
+    expect!["fc1.weight.moment1 fc1.weight.moment2 fc1.bias.moment1 fc1.bias.moment2 fc2.weight.moment1 fc2.weight.moment2 fc2.bias.moment1 fc2.bias.moment2 fc.weight.moment1 fc.weight.moment2 fc.bias.moment1 fc.bias.moment2 optimizer.step"].assert_eq(&state.join(" "));
 }

@@ -11,7 +11,7 @@ use fam_onnx::eval::evaluate;
 use fam_onnx::flatness::{Estimator, Measure};
 use fam_onnx::ir::{self, Attrs, Builder, DType, Fact, Model};
 use fam_onnx::ops::Array;
-use fam_onnx::optim::Sgd;
+use fam_onnx::optim::{Optimizer, Sgd};
 use fam_onnx::tensor::{Tensor, Tensors};
 
 const LOSS: f64 = 1e-6;
@@ -526,7 +526,7 @@ fn three_steps_of_every_optimiser() {
     for sgd in
         [sgd(0.0, false, 0.0), sgd(0.9, false, 0.0), sgd(0.9, true, 0.0), sgd(0.0, false, 0.1), sgd(0.8, true, 0.1)]
     {
-        let plan = plan(&model("mlp"), &Options { optimizer: sgd, ..exact(&[("fc2", LAMBDA)]) });
+        let plan = plan(&model("mlp"), &Options { optimizer: Optimizer::Sgd(sgd), ..exact(&[("fc2", LAMBDA)]) });
         let open = |file: &str| session(file, graph(&plan, file));
         let (mut gradient, mut optimizer, mut train) =
             (open("gradient.onnx"), open("optimizer.onnx"), open("train.onnx"));

@@ -1,5 +1,8 @@
 //! Learning rates and the order of samples, which must stay what they are: runs are resumed across versions.
 
+mod common;
+
+use common::step::Oracle;
 use expect_test::expect;
 use fam_onnx::train::{Schedule, lambda_factor, sampler};
 
@@ -34,6 +37,28 @@ fn learning_rates_of_a_run_of_twelve_steps() {
         λ         warm-up 3  [0.3333333333333333, 0.6666666666666666, 1.0, 1.0]
     "#]]
     .assert_eq(&text);
+}
+
+#[test]
+fn schedules_are_pytorchs() {
+    let oracle = Oracle::read("optimisers", "oracle.npz");
+    let schedules = [
+        ("constant", Schedule::Constant),
+        ("cosine", Schedule::Cosine),
+        ("step", Schedule::Step),
+        ("one-cycle", Schedule::OneCycle),
+        ("linear", Schedule::Linear),
+    ];
+    for (name, schedule) in schedules {
+        for (key, warmup) in [(format!("schedule/{name}"), 0), (format!("schedule/{name}/warm"), 6)] {
+            let expected = oracle.values(&key);
+            assert_eq!(expected.len(), 60);
+            for (step, expected) in (0..).zip(expected) {
+                let found = schedule.learning_rate(1.0, step, 60, warmup);
+                assert!((found - expected).abs() <= 1e-12, "{key}, step {step}: {found}, PyTorch has {expected}");
+            }
+        }
+    }
 }
 
 #[test]

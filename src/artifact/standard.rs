@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::flatness::{Estimator, Measure};
 use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Tensor, Val, ValueId, fixed};
 use crate::loss::Loss;
-use crate::optim::{self, Sgd, Step};
+use crate::optim::{self, Optimizer, Step};
 use crate::simplify;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashSet};
@@ -37,7 +37,7 @@ pub struct Options {
     /// `None`: by predicted cost.
     pub estimator: Option<Estimator>,
     pub detach_trace: bool,
-    pub optimizer: Sgd,
+    pub optimizer: Optimizer,
     /// Limit of the gradients' joint norm.
     pub clip_norm: Option<f64>,
     /// Globs over parameter names that stay as they are.
@@ -55,7 +55,6 @@ impl Options {
             Target::Loss { kind, label_smoothing } => (kind.name(), *label_smoothing),
             Target::Output(_) => ("output", 0.0),
         };
-        let sgd = &self.optimizer;
         let entries = [
             ("layers", json!(layers)),
             ("loss", json!(loss)),
@@ -63,10 +62,7 @@ impl Options {
             ("normalize", json!(if self.per_fan_in { "fan-in" } else { "none" })),
             ("estimator", json!(self.estimator.map_or("auto", Estimator::name))),
             ("detach_trace", json!(self.detach_trace)),
-            (
-                "optimizer",
-                json!({"name": "sgd", "momentum": sgd.momentum, "nesterov": sgd.nesterov, "weight_decay": sgd.weight_decay}),
-            ),
+            ("optimizer", self.optimizer.record()),
             ("clip_norm", json!(self.clip_norm)),
             ("freeze", json!(self.freeze)),
             ("batch_norm", json!(if self.train_batch_norm { "train" } else { "frozen" })),
@@ -282,13 +278,9 @@ fn name_outputs<'g>(b: &'g Builder, traced: &Traced<'g>, options: &Options, rate
         let name = parameter.name();
         names.gradients.insert(name.clone(), b.output(*gradient, &format!("{name}.grad")));
     }
-    for (parameter, step) in steps(b, &traced.gradients, options, rate) {
-        let name = parameter.name();
-        names.steps.insert(name.clone(), b.output(step.parameter, &format!("{name}.next")));
-        for state in step.state {
-            names.steps.insert(state.name.clone(), b.output(state.next, &format!("{}.next", state.name)));
-            names.state.push((state.name, state.fact));
-        }
+    for (name, next, state) in steps(b, &traced.gradients, options, rate) {
+        names.steps.insert(name.clone(), b.output(next, &format!("{name}.next")));
+        names.state.extend(state.map(|fact| (name, fact)));
     }
     names.plain = traced.plain.iter().map(|v| b.output(*v, "plain.grad")).collect();
     for (old, new) in &traced.statistics {
@@ -299,22 +291,23 @@ fn name_outputs<'g>(b: &'g Builder, traced: &Traced<'g>, options: &Options, rate
     names
 }
 
-/// The optimiser's step of each parameter by its gradient.
+/// The optimiser's step by the gradients: every parameter and state tensor by name, with its new value and, if it is state,
+/// its type.
 fn steps<'g>(
     b: &'g Builder,
     pairs: &[(Val<'g>, Val<'g>)],
     options: &Options,
     rate: Val<'g>,
-) -> Vec<(Val<'g>, Step<'g>)> {
-    let gradients: Vec<Val> = pairs.iter().map(|(_, gradient)| *gradient).collect();
+) -> Vec<(String, Val<'g>, Option<Fact>)> {
+    let (parameters, gradients): (Vec<Val>, Vec<Val>) = pairs.iter().copied().unzip();
     let gradients = match options.clip_norm {
         Some(limit) => optim::clip_by_norm(b, &gradients, limit),
         None => gradients,
     };
-    let step = |((parameter, _), gradient): (&(Val<'g>, Val<'g>), Val<'g>)| {
-        (*parameter, options.optimizer.step(b, *parameter, gradient, rate))
-    };
-    pairs.iter().zip(gradients).map(step).collect()
+    let pairs: Vec<(Val, Val)> = parameters.into_iter().zip(gradients).collect();
+    let Step { parameters, state } = options.optimizer.step(b, &pairs, rate);
+    let parameters = parameters.into_iter().map(|(parameter, next)| (parameter.name(), next, None));
+    parameters.chain(state.into_iter().map(|s| (s.name, s.next, Some(s.fact)))).collect()
 }
 
 fn layer_reports(b: &Builder, traced: &Traced<'_>, options: &Options) -> Vec<LayerReport> {
@@ -379,11 +372,8 @@ fn optimizer(model: &Model, whole: &Graph, names: &Names, options: &Options) -> 
         inputs.push((b.input(parameter, fact.clone(), None), b.input(gradient, fact, None)));
     }
     let rate = b.input(&names.learning_rate, Fact::new(DType::F32, Vec::<Dim>::new()), None);
-    for (parameter, step) in steps(&b, &inputs, options, rate) {
-        b.output(step.parameter, &format!("{}.next", parameter.name()));
-        for state in step.state {
-            b.output(state.next, &format!("{}.next", state.name));
-        }
+    for (name, next, _) in steps(&b, &inputs, options, rate) {
+        b.output(next, &format!("{name}.next"));
     }
     let graph = Graph { name: "optimizer".to_string(), ..b.finish()? };
     let graph = simplify::simplify(&graph)?;

@@ -9,6 +9,7 @@ use crate::flatness::{self, Estimator, Kappa, Layer, Objective, Parameter, Probe
 use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, ValueId};
 use crate::linear::Cotangent;
 use crate::lower;
+use globset::Glob;
 
 /// The model's graph, ready to be traced.
 pub(super) struct Opened {
@@ -68,37 +69,29 @@ pub(super) fn open(model: &Model, options: &Options, notes: &mut Vec<String>) ->
         .into_iter()
         .filter_map(|p| Some(Parameter { value: *at.get(model.graph.name_of(p.value))?, ..p }))
         .collect();
-    for parameter in &mut parameters {
-        let frozen = options.freeze.iter().any(|glob| matches_glob(glob, graph.name_of(parameter.value)));
-        parameter.trainable &= !frozen;
-    }
-    for glob in &options.freeze {
-        if !parameters.iter().any(|p| matches_glob(glob, graph.name_of(p.value))) {
-            let names = parameters.iter().map(|p| graph.name_of(p.value));
-            return Err(Error::UnknownName { what: "parameter", name: glob.clone(), near: nearest_names(glob, names) });
-        }
-    }
+    freeze(&graph, &mut parameters, &options.freeze)?;
     if !parameters.iter().any(|p| p.trainable) {
         return Err(Error::NothingToTrain);
     }
     Ok(Opened { graph, inputs, outputs, parameters, statistics })
 }
 
-/// `*` stands for any characters, `?` for one.
-pub(super) fn matches_glob(glob: &str, name: &str) -> bool {
-    fn walk(glob: &[u8], name: &[u8]) -> bool {
-        match (glob, name) {
-            ([], []) => true,
-            ([b'*', rest @ ..], _) => (0..=name.len()).any(|i| walk(rest, &name[i..])),
-            ([b'?', rest @ ..], [_, name @ ..]) => walk(rest, name),
-            ([a, rest @ ..], [b, name @ ..]) if a == b => walk(rest, name),
-            _ => false,
+/// Parameters whose name a glob matches do not train.
+fn freeze(graph: &Graph, parameters: &mut [Parameter], globs: &[String]) -> Result<()> {
+    for glob in globs {
+        let pattern = Glob::new(glob)
+            .map_err(|error| Error::Pattern { glob: glob.clone(), reason: error.kind().to_string() })?
+            .compile_matcher();
+        let mut any = false;
+        for parameter in parameters.iter_mut().filter(|p| pattern.is_match(graph.name_of(p.value))) {
+            (parameter.trainable, any) = (false, true);
+        }
+        if !any {
+            let names = parameters.iter().map(|p| graph.name_of(p.value));
+            return Err(Error::UnknownName { what: "parameter", name: glob.clone(), near: nearest_names(glob, names) });
         }
     }
-    // Neighbouring stars mean one; several in a row only cost time.
-    let mut short = glob.as_bytes().to_vec();
-    short.dedup_by(|a, b| *a == b'*' && *b == b'*');
-    walk(&short, name.as_bytes())
+    Ok(())
 }
 
 /// How κ of a layer is computed, where that is settled before its head is looked at.

@@ -3,13 +3,13 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
+use super::optimizer::OptimizerArgs;
 use super::table::{metric, table};
 use super::{Error, Output, Result};
 use crate::artifact::{self, Options, Plan, Target, manifest};
 use crate::flatness::{Estimator, Measure};
 use crate::loss::Loss;
 use crate::onnx;
-use crate::optim::Sgd;
 
 /// The augmented training artifact: graphs that train a model with FAM on any ONNX Runtime
 ///
@@ -20,6 +20,7 @@ use crate::optim::Sgd;
 Examples:
   fam-onnx inject model.onnx --layer fc --lambda 0.1
   fam-onnx inject model.onnx --layer encoder.layer.3.output.dense --lambda 0.01 --momentum 0.9 --weight-decay 5e-4
+  fam-onnx inject model.onnx --layer fc --lambda 0.1 --optimizer adamw --betas 0.9,0.99 --clip-norm 1
   fam-onnx inject model.onnx --layer fc1:0.05 --layer fc2:0.02 -o two-layers.fam
   fam-onnx inject model.onnx --layer penultimate --lambda 0.1 --dry-run")]
 pub(super) struct Inject {
@@ -61,22 +62,9 @@ pub(super) struct Inject {
     #[arg(long)]
     detach_trace: bool,
 
-    /// What makes steps of gradients
-    #[arg(long, value_enum, default_value_t = Optimizer::Sgd)]
-    optimizer: Optimizer,
-    /// How much of the last direction a step keeps, 0 to 1
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
-    momentum: f64,
-    /// Look ahead along the momentum
-    #[arg(long, requires = "momentum")]
-    nesterov: bool,
-    /// Added to the gradient, times the parameter
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
-    weight_decay: f64,
-    /// Limit of the gradients' joint norm
-    #[arg(long, value_name = "C", allow_negative_numbers = true)]
-    clip_norm: Option<f64>,
-    /// Parameters that stay as they are; `*` and `?` as in file names, may be repeated
+    #[command(flatten)]
+    optimizer: OptimizerArgs,
+    /// Parameters that stay as they are; a pattern as for file names (* ? [a-z] {a,b}), may be repeated
     #[arg(long, value_name = "GLOB")]
     freeze: Vec<String>,
     /// Normalise by the batch and update running statistics, or keep them as exported
@@ -110,11 +98,6 @@ enum EstimatorArg {
     Hutchinson,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Optimizer {
-    Sgd,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
 enum BatchNorm {
     Train,
@@ -129,7 +112,7 @@ fn usage(message: String) -> Error {
     Error::Usage { message }
 }
 
-fn finite_in(option: &str, value: f64, low: f64, high: f64) -> Result<f64> {
+pub(super) fn finite_in(option: &str, value: f64, low: f64, high: f64) -> Result<f64> {
     if value.is_finite() && (low..=high).contains(&value) {
         return Ok(value);
     }
@@ -141,7 +124,7 @@ fn finite_in(option: &str, value: f64, low: f64, high: f64) -> Result<f64> {
     Err(usage(format!("{option} is {value}, expected {range}")))
 }
 
-fn positive(option: &str, value: f64) -> Result<f64> {
+pub(super) fn positive(option: &str, value: f64) -> Result<f64> {
     if value.is_finite() && value > 0.0 {
         return Ok(value);
     }
@@ -175,9 +158,6 @@ impl Inject {
     }
 
     fn options(&self) -> Result<Options> {
-        let weight_decay = finite_in("--weight-decay", self.weight_decay, 0.0, f64::INFINITY)?;
-        let momentum = finite_in("--momentum", self.momentum, 0.0, 1.0)?;
-        let clip_norm = self.clip_norm.map(|c| positive("--clip-norm", c)).transpose()?;
         let label_smoothing = finite_in("--label-smoothing", self.label_smoothing, 0.0, 1.0)?;
         let kind = self.loss.unwrap_or(Loss::SoftmaxCrossEntropy);
         if label_smoothing > 0.0 && !kind.wants_classes() {
@@ -201,8 +181,8 @@ impl Inject {
                 EstimatorArg::Hutchinson => Some(Estimator::Hutchinson),
             },
             detach_trace: self.detach_trace,
-            optimizer: Sgd { momentum, nesterov: self.nesterov, weight_decay },
-            clip_norm,
+            optimizer: self.optimizer.optimizer()?,
+            clip_norm: self.optimizer.clip_norm()?,
             freeze: self.freeze.clone(),
             train_batch_norm: self.batch_norm == BatchNorm::Train,
         })

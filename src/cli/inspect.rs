@@ -11,7 +11,7 @@ use crate::flatness::{self, Layer, Measure};
 use crate::ir::{Graph, Model, ValueId};
 use crate::loss::Loss;
 use crate::ops::{self, Tangent};
-use crate::optim::Sgd;
+use crate::optim::{Optimizer, Sgd};
 use crate::{cost, onnx};
 
 /// What a model is made of: inputs and outputs, parameters, layers with head class and estimator, operators with derivative
@@ -97,7 +97,7 @@ impl Inspect {
             estimator: None,
             detach_trace: false,
             clip_norm: None,
-            optimizer: Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 },
+            optimizer: Optimizer::Sgd(Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 }),
             freeze: Vec::new(),
             train_batch_norm: false,
         };

@@ -10,6 +10,7 @@ mod inject;
 mod inspect;
 mod interrupt;
 mod man;
+mod optimizer;
 mod output;
 mod print;
 mod progress;

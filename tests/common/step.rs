@@ -9,7 +9,7 @@ use fam_onnx::flatness::{Estimator, Measure};
 use fam_onnx::ir::Model;
 use fam_onnx::loss::Loss;
 use fam_onnx::onnx;
-use fam_onnx::optim::Sgd;
+use fam_onnx::optim::{Optimizer, Sgd};
 use fam_onnx::runtime::{self, Device, Session};
 use fam_onnx::tensor::{DType, Tensor, Tensors};
 use fam_onnx::train::data::{self, Content};
@@ -87,7 +87,7 @@ pub fn exact(layers: &[(&str, f64)]) -> Options {
         per_fan_in: false,
         estimator: Some(Estimator::Exact),
         detach_trace: false,
-        optimizer: Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 },
+        optimizer: Optimizer::Sgd(Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 }),
         clip_norm: None,
         freeze: Vec::new(),
         train_batch_norm: false,
