@@ -71,7 +71,7 @@ fn step(
 ) -> Result<Step> {
     let inject = Options {
         layers: vec![(layer.to_string(), lambda)],
-        target: Target::Loss { kind: Loss::SoftmaxCrossEntropy, label_smoothing: 0.0 },
+        target: Target::Loss(Loss::SoftmaxCrossEntropy.into()),
         output_name: None,
         measure: Measure::Neuronwise,
         per_fan_in: false,

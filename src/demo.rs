@@ -274,7 +274,7 @@ impl Bench<'_> {
     fn plan(&self, model: &crate::ir::Model, lambda: f64) -> Result<Plan> {
         let options = artifact::Options {
             layers: vec![(LAYER.to_owned(), lambda)],
-            target: Target::Loss { kind: Loss::SoftmaxCrossEntropy, label_smoothing: 0.0 },
+            target: Target::Loss(Loss::SoftmaxCrossEntropy.into()),
             output_name: None,
             measure: Measure::Neuronwise,
             per_fan_in: false,

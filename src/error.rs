@@ -114,6 +114,23 @@ pub enum Error {
     #[error("{loss} reads {tensor:?}, which is {found}; expected {expected}")]
     Prediction { loss: &'static str, tensor: String, found: String, expected: &'static str },
 
+    #[error("{fault}")]
+    LossOptions { fault: crate::loss::OptionFault },
+
+    #[error(
+        "nll reads log-probabilities, but {tensor:?} is computed by Softmax; take softmax-cross-entropy, or let the model end in LogSoftmax"
+    )]
+    NotLogProbabilities { tensor: String },
+
+    #[error("{found} class weights; expected {classes}, as many as {tensor:?} has classes along axis 1")]
+    ClassWeights { found: usize, tensor: String, classes: i64 },
+
+    #[error("{path}: not class weights: {why}", path = path.display())]
+    ClassWeightsFile { path: PathBuf, why: String },
+
+    #[error("{file}: not a loss of this model: {fault}")]
+    LossModel { file: String, fault: crate::loss::LossModelFault },
+
     #[error("broken graph: {what}")]
     BrokenGraph { what: String },
 

@@ -5,53 +5,10 @@ mod common;
 
 use std::path::Path;
 
-use common::{fam_onnx, fixture, text};
-use expect_test::{Expect, expect};
+use common::place::Place;
+use expect_test::expect;
 use fam_onnx::ir::{Attrs, Builder, DType, Dim, Fact, Model, Tensor};
 use fam_onnx::onnx;
-
-/// A directory to run in, with fixtures at short names.
-struct Place(tempfile::TempDir);
-
-impl Place {
-    fn new(fixtures: &[&str]) -> Place {
-        let place = Place(tempfile::tempdir().expect("a directory"));
-        for name in fixtures {
-            let to = place.path().join(format!("{name}.onnx"));
-            std::fs::copy(fixture(name).join("model.onnx"), to).expect("a copy");
-        }
-        place
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn files(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(self.path()).expect("a directory");
-        let mut names: Vec<String> =
-            entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
-        names.sort();
-        names
-    }
-
-    /// Runs a command line: exit code, stdout, stderr.
-    fn run(&self, line: &str) -> (i32, String, String) {
-        let arguments: Vec<&str> = line.split_whitespace().collect();
-        let output = fam_onnx(&arguments).current_dir(self.path()).output().expect("the program");
-        let code = output.status.code().expect("an exit code");
-        (code, text(&output.stdout, self.path()), text(&output.stderr, self.path()))
-    }
-
-    /// What a command line prints, its exit code, and the files that it leaves beside those that were there.
-    fn shows(&self, line: &str, expected: Expect) {
-        let before = self.files();
-        let (code, stdout, stderr) = self.run(line);
-        let new: Vec<String> = self.files().into_iter().filter(|name| !before.contains(name)).collect();
-        let left = if new.is_empty() { String::new() } else { format!("[left: {}]\n", new.join(", ")) };
-        expected.assert_eq(&format!("{stdout}{stderr}[exit {code}]\n{left}"));
-    }
-}
 
 #[test]
 fn layers_that_are_not_there() {
@@ -167,7 +124,7 @@ fn lambdas_that_are_none() {
 fn options_that_do_not_fit() {
     let place = Place::new(&["mlp"]);
     place.shows("inject mlp.onnx --layer fc2 --lambda 0.1 --loss entropy", expect![[r#"
-        error: invalid value 'entropy' for '--loss <KIND>': expected one of softmax-cross-entropy, nll, bce-with-logits, bce, mse, mae, huber
+        error: invalid value 'entropy' for '--loss <KIND>': expected one of softmax-cross-entropy, nll, bce-with-logits, bce, mse, mae, huber, dice, dice-with-logits, or an .onnx file
 
         For more information, try '--help'.
         [exit 2]
@@ -204,9 +161,9 @@ fn options_that_do_not_fit() {
     place.shows(
         "inject mlp.onnx --layer fc2 --lambda 0.1 --loss mse --label-smoothing 0.1",
         expect![[r#"
-        error: --label-smoothing is for class labels, not for mse
-        [exit 2]
-    "#]],
+            error: mse is no loss on classes, as softmax-cross-entropy and nll are: it has no label smoothing
+            [exit 2]
+        "#]],
     );
     place.shows(
         "inject mlp.onnx --layer fc2 --lambda 0.1 --loss-output logits",

@@ -200,6 +200,7 @@ fn spec(shape: &[Option<usize>]) -> Spec {
         slots: vec![slot("pixels", Role::Input, DType::F32, shape), slot("labels", Role::Labels, DType::I64, &[])],
         classes: Some(10),
         ignore_index: Some(-100),
+        label_range: None,
         batch: None,
     }
 }

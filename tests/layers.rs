@@ -129,7 +129,7 @@ fn every_stored_form_is_the_same_layer() {
 /// κ by its definition, `Σ_{t,j} D²L[u_j e_tᵀ, u_j e_tᵀ]`: for a loss quadratic in the weight second differences are exact.
 fn by_definition(model: &Model, x: &[usize], labels: &Array, d: usize, m: usize) -> f64 {
     let mut options = exact(&[("fc.weight", 0.1)]);
-    options.target = Target::Loss { kind: Loss::Mse, label_smoothing: 0.0 };
+    options.target = Target::Loss(Loss::Mse.into());
     let plan = plan(model, &options);
     let graph = &graph(&plan, "evaluate.onnx").graph;
     let array = |shape: &[usize], data: Vec<f64>| Array::from_vec(DType::F64, shape, data).expect("fits");
@@ -157,7 +157,7 @@ fn by_definition(model: &Model, x: &[usize], labels: &Array, d: usize, m: usize)
 #[test]
 fn unusual_heads_and_layers_keep_to_the_definition() {
     let mut options = exact(&[("fc.weight", 0.1)]);
-    options.target = Target::Loss { kind: Loss::Mse, label_smoothing: 0.0 };
+    options.target = Target::Loss(Loss::Mse.into());
     let mut faults = Vec::new();
     for case in ["sum of the outputs", "no dependence", "weight on the left of a stack"] {
         let b = Builder::new();
@@ -222,7 +222,7 @@ fn rows_that_share_the_only_sample_are_not_independent() {
     let z = b.op("Gemm", &[x, w], Attrs::new().with("transB", 1));
     b.output(z * weight(&b, "scale", &[N, D], numbers(N * D, 2.2)), "y");
     let model = Model { graph: b.finish().expect("a sound graph"), opset: 17, ir_version: 8, ..Model::default() };
-    let target = Target::Loss { kind: Loss::Mse, label_smoothing: 0.0 };
+    let target = Target::Loss(Loss::Mse.into());
     let options = Options { target, estimator: None, ..exact(&[("fc.weight", 0.1)]) };
     assert_eq!(plan(&model, &options).report.layers[0].class, "mixing");
 }

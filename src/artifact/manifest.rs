@@ -81,6 +81,9 @@ pub struct Manifest {
     pub inputs: Vec<String>,
     /// The input that takes the labels; `None` where the model computes its own loss.
     pub labels: Option<String>,
+    /// What the labels are; `None` where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_spec: Option<LabelSpec>,
     /// A kind such as `softmax-cross-entropy`, the file name of a loss model, or the name of the model's own output.
     pub loss: String,
     pub parameters: Vec<Parameter>,
@@ -130,7 +133,20 @@ pub struct Probe {
     pub distribution: Distribution,
 }
 
-/// A dimension: a number, or the symbol `batch`.
+/// What labels are, for whoever checks data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LabelSpec {
+    pub dtype: DType,
+    pub shape: Vec<Dim>,
+    /// Number of classes, where labels are class indices from 0.
+    pub classes: Option<usize>,
+    /// A class index that the loss leaves out.
+    pub ignore_index: Option<i64>,
+    /// Bounds of every label.
+    pub range: Option<[f64; 2]>,
+}
+
+/// A dimension: a number, or a symbol; of a probe `batch`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Dim {

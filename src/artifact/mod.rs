@@ -5,6 +5,7 @@ mod export;
 pub mod manifest;
 mod modes;
 mod standard;
+mod target;
 mod trace;
 mod write;
 

@@ -6,7 +6,7 @@ use crate::cost;
 use crate::error::{Error, Result};
 use crate::flatness::{Estimator, Measure};
 use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Tensor, Val, ValueId, fixed};
-use crate::loss::Loss;
+use crate::loss::{LossModel, Settings};
 use crate::optim::{self, Optimizer, Step};
 use crate::simplify;
 use serde_json::{Map, Value, json};
@@ -19,7 +19,9 @@ pub const EXACT_LIMIT: f64 = 1.10;
 #[derive(Clone, Debug)]
 pub enum Target {
     /// A loss of the model's prediction and labels.
-    Loss { kind: Loss, label_smoothing: f64 },
+    Loss(Settings),
+    /// The same, where the loss is a model of its own.
+    Model(LossModel),
     /// The model computes its own loss as the output of that name.
     Output(String),
 }
@@ -46,19 +48,33 @@ pub struct Options {
     pub train_batch_norm: bool,
 }
 
+impl Target {
+    /// The loss's kind, the file of the loss model, or the output that is the loss.
+    pub fn name(&self) -> &str {
+        match self {
+            Target::Loss(settings) => settings.kind.name(),
+            Target::Model(model) => &model.file,
+            Target::Output(name) => name,
+        }
+    }
+}
+
 impl Options {
     /// The options as the manifest keeps them.
     fn record(&self) -> Map<String, Value> {
         let layers: Vec<Value> =
             self.layers.iter().map(|(name, lambda)| json!({"layer": name, "lambda": lambda})).collect();
-        let (loss, label_smoothing) = match &self.target {
-            Target::Loss { kind, label_smoothing } => (kind.name(), *label_smoothing),
-            Target::Output(_) => ("output", 0.0),
+        let settings = match &self.target {
+            Target::Loss(settings) => Some(settings),
+            Target::Model(_) | Target::Output(_) => None,
         };
         let entries = [
             ("layers", json!(layers)),
-            ("loss", json!(loss)),
-            ("label_smoothing", json!(label_smoothing)),
+            ("loss", json!(self.target.name())),
+            ("label_smoothing", json!(settings.map_or(0.0, |s| s.label_smoothing))),
+            ("class_weights", json!(settings.and_then(|s| s.class_weights.as_ref()))),
+            ("ignore_index", json!(settings.and_then(|s| s.ignore_index))),
+            ("soft_labels", json!(settings.is_some_and(|s| s.soft_labels))),
             ("normalize", json!(if self.per_fan_in { "fan-in" } else { "none" })),
             ("estimator", json!(self.estimator.map_or("auto", Estimator::name))),
             ("detach_trace", json!(self.detach_trace)),
@@ -423,10 +439,8 @@ fn describe(
         layers: layers.collect(),
         inputs: opened.inputs.clone(),
         labels: traced.labels.map(|v| v.name()),
-        loss: match &options.target {
-            Target::Loss { kind, .. } => kind.name().to_string(),
-            Target::Output(name) => name.clone(),
-        },
+        label_spec: traced.label_spec.clone(),
+        loss: options.target.name().to_string(),
         parameters: parameters.collect::<Result<_>>()?,
         state: state.collect::<Result<_>>()?,
         graphs: manifest::Graphs {

@@ -1,13 +1,16 @@
 //! One training step of a model as values of one graph: loss, κ, objective, gradients.
 
 use super::batch_norm::{self, Statistic};
+use super::manifest::LabelSpec;
 use super::modes;
-use super::standard::{Options, Target};
+use super::standard::Options;
+use super::target::{self, Judged};
 use crate::ad::{Tape, linearise};
 use crate::error::{Error, Result, nearest_names};
-use crate::flatness::{self, Estimator, Kappa, Layer, Objective, Parameter, Probe, Request};
+use crate::flatness::{self, Estimator, Kappa, Layer, Parameter, Probe, Request};
 use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, ValueId};
 use crate::linear::Cotangent;
+use crate::loss::Inlined;
 use crate::lower;
 use globset::Glob;
 
@@ -21,6 +24,8 @@ pub(super) struct Opened {
     pub parameters: Vec<Parameter>,
     /// Of each batch norm that trains.
     pub statistics: Vec<Statistic>,
+    /// What a loss model has added to the graph.
+    pub inlined: Option<Inlined>,
 }
 
 impl Opened {
@@ -40,6 +45,7 @@ impl Opened {
 
 pub(super) struct Traced<'g> {
     pub labels: Option<Val<'g>>,
+    pub label_spec: Option<LabelSpec>,
     pub predictions: Vec<(String, Val<'g>)>,
     pub loss: Val<'g>,
     pub objective: Val<'g>,
@@ -62,6 +68,7 @@ pub(super) fn open(model: &Model, options: &Options, notes: &mut Vec<String>) ->
     let outputs: Vec<String> = graph.outputs.iter().map(|&id| name(&graph, id)).collect();
     modes::settle(&mut graph, !options.train_batch_norm, notes);
     let statistics = if options.train_batch_norm { batch_norm::train(&mut graph, notes) } else { Vec::new() };
+    let (graph, inlined) = target::inline(graph, &outputs, options)?;
     let graph = lower::composites(graph, |_: &Node| true)?;
     // What a value is used as shows before lowering; ids change, names stay.
     let at = graph.by_name();
@@ -73,7 +80,7 @@ pub(super) fn open(model: &Model, options: &Options, notes: &mut Vec<String>) ->
     if !parameters.iter().any(|p| p.trainable) {
         return Err(Error::NothingToTrain);
     }
-    Ok(Opened { graph, inputs, outputs, parameters, statistics })
+    Ok(Opened { graph, inputs, outputs, parameters, statistics, inlined })
 }
 
 /// Parameters whose name a glob matches do not train.
@@ -120,8 +127,8 @@ pub(super) fn trace<'g>(
     notes: &mut Vec<String>,
 ) -> Result<Traced<'g>> {
     let graph = &opened.graph;
-    let predicted = prediction(graph, opened, options)?;
-    let (on, labels) = objective(b, predicted, options, notes)?;
+    let predicted = target::prediction(graph, &opened.outputs, options)?;
+    let Judged { on, labels, label_spec } = target::objective(b, predicted, opened, options, notes)?;
     let several = options.layers.len() > 1;
     let mut layers: Vec<(Layer, Kappa)> = Vec::new();
     for (k, (name, _)) in options.layers.iter().enumerate() {
@@ -174,6 +181,7 @@ pub(super) fn trace<'g>(
     b.check()?;
     Ok(Traced {
         labels,
+        label_spec,
         predictions,
         loss: on.loss,
         objective: sum,
@@ -183,79 +191,6 @@ pub(super) fn trace<'g>(
         plain,
         statistics,
     })
-}
-
-/// The output that the loss reads, or that is the loss.
-fn prediction(graph: &Graph, opened: &Opened, options: &Options) -> Result<ValueId> {
-    let wanted = match (&options.target, &options.output_name) {
-        (Target::Output(name), _) | (_, Some(name)) => Some(name),
-        _ => None,
-    };
-    let outputs = || opened.outputs.iter().map(String::as_str);
-    let name = match (wanted, opened.outputs.as_slice()) {
-        (Some(name), _) => name,
-        (None, [one]) => one,
-        (None, several) => return Err(Error::SeveralOutputs { outputs: several.to_vec() }),
-    };
-    let known = opened.outputs.contains(name) || graph.find(name).is_some();
-    match graph.find(name).filter(|_| known) {
-        Some(id) => Ok(id),
-        None => Err(Error::UnknownName { what: "output", name: name.clone(), near: nearest_names(name, outputs()) }),
-    }
-}
-
-fn objective<'g>(
-    b: &'g Builder,
-    predicted: ValueId,
-    options: &Options,
-    notes: &mut Vec<String>,
-) -> Result<(Objective<'g>, Option<Val<'g>>)> {
-    let output = b.val(predicted);
-    match &options.target {
-        Target::Output(name) => {
-            let scalar = output.shape().iter().all(Dim::is_one);
-            if !scalar {
-                return Err(Error::LossNotScalar { output: name.clone(), fact: output.fact().to_string() });
-            }
-            let loss = output.reshape(&[]);
-            Ok((Objective { loss, prediction: output, curvature: None }, None))
-        }
-        Target::Loss { kind, label_smoothing } => {
-            let mut read = output;
-            let ending = b.read(|g| {
-                let node = last_computation(g, predicted)?;
-                let rank = node.input(0).and_then(|id| g.value(id).fact.rank()).unwrap_or(0) as i64;
-                // Sigmoid has no axis; the others must normalise over the classes.
-                let over_classes = node.attrs.int("axis").unwrap_or(-1).rem_euclid(rank.max(1)) == 1;
-                let absorbed = kind.absorbs().contains(&node.op.as_str()) && (over_classes || node.op == "Sigmoid");
-                absorbed.then(|| node.clone())
-            });
-            if let Some(node) = ending
-                && let Some(input) = node.input(0)
-            {
-                read = b.val(input);
-                let (op, name) = (&node.op, output.name());
-                notes.push(format!(
-                    "the model ends in {op}: {} reads its input {:?} instead of {name:?}",
-                    kind.name(),
-                    read.name()
-                ));
-            }
-            kind.check(&read.fact(), &read.name())?;
-            let built = kind.build(b, read, *label_smoothing);
-            b.check()?;
-            Ok((Objective { loss: built.loss, prediction: read, curvature: built.curvature }, Some(built.labels)))
-        }
-    }
-}
-
-/// The node that computes `id`, behind what only passes it on.
-fn last_computation(graph: &Graph, id: ValueId) -> Option<&Node> {
-    let mut node = graph.node(graph.value(id).producer?);
-    while matches!(node.op.as_str(), "Identity" | "Dropout") {
-        node = graph.node(graph.value(node.input(0)?).producer?);
-    }
-    Some(node)
 }
 
 /// The gradient of a scalar with respect to each parameter, of the parameter's shape.

@@ -48,7 +48,7 @@ impl Error {
     pub fn exit_code(&self) -> ExitCode {
         let code = match self {
             Error::Arguments(error) => u8::try_from(error.exit_code()).unwrap_or(2),
-            Error::Usage { .. } => 2,
+            Error::Usage { .. } | Error::Program(Program::LossOptions { .. }) => 2,
             Error::Program(Program::Train(train::Error::Option { .. } | train::Error::Metric { .. })) => 2,
             Error::Interrupted { .. } | Error::Stopped => 130,
             Error::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,

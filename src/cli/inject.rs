@@ -3,12 +3,12 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
+use super::loss::LossArgs;
 use super::optimizer::OptimizerArgs;
 use super::table::{metric, table};
-use super::{Error, Output, Result};
-use crate::artifact::{self, Options, Plan, Target, manifest};
+use super::{Output, Result, finite_in, usage};
+use crate::artifact::{self, Options, Plan, manifest};
 use crate::flatness::{Estimator, Measure};
-use crate::loss::Loss;
 use crate::onnx;
 
 /// The augmented training artifact: graphs that train a model with FAM on any ONNX Runtime
@@ -22,7 +22,10 @@ Examples:
   fam-onnx inject model.onnx --layer encoder.layer.3.output.dense --lambda 0.01 --momentum 0.9 --weight-decay 5e-4
   fam-onnx inject model.onnx --layer fc --lambda 0.1 --optimizer adamw --betas 0.9,0.99 --clip-norm 1
   fam-onnx inject model.onnx --layer fc1:0.05 --layer fc2:0.02 -o two-layers.fam
-  fam-onnx inject model.onnx --layer penultimate --lambda 0.1 --dry-run")]
+  fam-onnx inject model.onnx --layer penultimate --lambda 0.1 --dry-run
+  fam-onnx inject unet.onnx --layer encoder.conv1 --lambda 0.01 --loss dice-with-logits
+  fam-onnx inject model.onnx --layer fc --lambda 0.1 --class-weights weights.json --ignore-index 255 --label-smoothing 0.1
+  fam-onnx inject model.onnx --layer fc --lambda 0.1 --loss my-loss.onnx")]
 pub(super) struct Inject {
     /// The model, an .onnx file
     model: PathBuf,
@@ -36,18 +39,8 @@ pub(super) struct Inject {
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
 
-    /// The loss [default: softmax-cross-entropy]
-    #[arg(long, value_name = "KIND", value_parser = parse_loss, conflicts_with = "loss_output")]
-    loss: Option<Loss>,
-    /// The model computes its scalar loss itself, as this output
-    #[arg(long, value_name = "NAME")]
-    loss_output: Option<String>,
-    /// Which output the loss reads, if several
-    #[arg(long, value_name = "NAME")]
-    output_name: Option<String>,
-    /// Mix the labels with the uniform distribution, 0 to 1
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
-    label_smoothing: f64,
+    #[command(flatten)]
+    loss: LossArgs,
 
     /// κ by neurons, or ‖W‖² Tr H by the whole layer
     #[arg(long, value_enum, default_value_t = MeasureArg::Neuronwise)]
@@ -104,33 +97,6 @@ enum BatchNorm {
     Frozen,
 }
 
-pub(super) fn parse_loss(name: &str) -> std::result::Result<Loss, String> {
-    Loss::from_name(name).ok_or_else(|| format!("expected one of {}", Loss::names().collect::<Vec<_>>().join(", ")))
-}
-
-fn usage(message: String) -> Error {
-    Error::Usage { message }
-}
-
-pub(super) fn finite_in(option: &str, value: f64, low: f64, high: f64) -> Result<f64> {
-    if value.is_finite() && (low..=high).contains(&value) {
-        return Ok(value);
-    }
-    let range = if high == f64::INFINITY {
-        format!("a finite number ≥ {low}")
-    } else {
-        format!("a number from {low} to {high}")
-    };
-    Err(usage(format!("{option} is {value}, expected {range}")))
-}
-
-pub(super) fn positive(option: &str, value: f64) -> Result<f64> {
-    if value.is_finite() && value > 0.0 {
-        return Ok(value);
-    }
-    Err(usage(format!("{option} is {value}, expected a finite number above 0")))
-}
-
 impl Inject {
     pub fn run(&self, output: &Output) -> Result<()> {
         let options = self.options()?;
@@ -158,18 +124,10 @@ impl Inject {
     }
 
     fn options(&self) -> Result<Options> {
-        let label_smoothing = finite_in("--label-smoothing", self.label_smoothing, 0.0, 1.0)?;
-        let kind = self.loss.unwrap_or(Loss::SoftmaxCrossEntropy);
-        if label_smoothing > 0.0 && !kind.wants_classes() {
-            return Err(usage(format!("--label-smoothing is for class labels, not for {}", kind.name())));
-        }
         Ok(Options {
             layers: self.layers.iter().map(|l| self.layer(l)).collect::<Result<_>>()?,
-            target: match &self.loss_output {
-                Some(name) => Target::Output(name.clone()),
-                None => Target::Loss { kind, label_smoothing },
-            },
-            output_name: self.output_name.clone(),
+            target: self.loss.target()?,
+            output_name: self.loss.output_name(),
             measure: match self.measure {
                 MeasureArg::Neuronwise => Measure::Neuronwise,
                 MeasureArg::Layerwise => Measure::Layerwise,

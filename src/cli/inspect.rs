@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::loss::LossArgs;
 use super::table::{metric, table};
 use super::{Output, Result};
 use crate::artifact::{self, Options, Target};
 use crate::flatness::{self, Layer, Measure};
 use crate::ir::{Graph, Model, ValueId};
-use crate::loss::Loss;
 use crate::ops::{self, Tangent};
 use crate::optim::{Optimizer, Sgd};
 use crate::{cost, onnx};
@@ -24,12 +24,8 @@ Examples:
 pub(super) struct Inspect {
     /// The model, an .onnx file
     model: PathBuf,
-    /// The loss that heads are classified for
-    #[arg(long, value_name = "KIND", default_value = "softmax-cross-entropy", value_parser = super::inject::parse_loss)]
-    loss: Loss,
-    /// Which output the loss reads, if several [default: the first float one]
-    #[arg(long, value_name = "NAME")]
-    output_name: Option<String>,
+    #[command(flatten)]
+    loss: LossArgs,
 }
 
 /// A layer and what can be said of κ there.
@@ -47,7 +43,9 @@ impl Inspect {
     pub fn run(&self, output: &Output) -> Result<()> {
         let model = onnx::read(&self.model)?;
         let graph = &model.graph;
-        let rows: Vec<Row> = flatness::layers(graph).into_iter().map(|layer| self.row(&model, layer)).collect();
+        let target = self.loss.target()?;
+        let rows: Vec<Row> =
+            flatness::layers(graph).into_iter().map(|layer| self.row(&model, &target, layer)).collect();
         let operators = operators(graph);
         let text = [
             header(&model),
@@ -85,13 +83,13 @@ impl Inspect {
     }
 
     /// What `inject` would do for this layer.
-    fn row(&self, model: &Model, layer: Layer) -> Row {
+    fn row(&self, model: &Model, target: &Target, layer: Layer) -> Row {
         let float = |id: &&ValueId| model.graph.value(**id).fact.dtype.is_float();
         let first = model.graph.outputs.iter().find(float).map(|&id| model.graph.name_of(id).to_string());
         let options = Options {
             layers: vec![(model.graph.node(layer.node).name.clone(), 1.0)],
-            target: Target::Loss { kind: self.loss, label_smoothing: 0.0 },
-            output_name: self.output_name.clone().or(first),
+            target: target.clone(),
+            output_name: self.loss.output_name().or(first),
             measure: Measure::Neuronwise,
             per_fan_in: false,
             estimator: None,

@@ -9,6 +9,7 @@ mod grad;
 mod inject;
 mod inspect;
 mod interrupt;
+mod loss;
 mod man;
 mod optimizer;
 mod output;
@@ -147,4 +148,27 @@ fn open_runtime(explicit: Option<&std::path::Path>, fetch: Fetch, output: &Outpu
     let library = runtime.library();
     output.detail(&format!("ONNX Runtime {} from {} ({})", library.version, library.path.display(), library.origin));
     Ok(runtime)
+}
+
+fn usage(message: String) -> Error {
+    Error::Usage { message }
+}
+
+fn finite_in(option: &str, value: f64, low: f64, high: f64) -> Result<f64> {
+    if value.is_finite() && (low..=high).contains(&value) {
+        return Ok(value);
+    }
+    let range = if high == f64::INFINITY {
+        format!("a finite number ≥ {low}")
+    } else {
+        format!("a number from {low} to {high}")
+    };
+    Err(usage(format!("{option} is {value}, expected {range}")))
+}
+
+fn positive(option: &str, value: f64) -> Result<f64> {
+    if value.is_finite() && value > 0.0 {
+        return Ok(value);
+    }
+    Err(usage(format!("{option} is {value}, expected a finite number above 0")))
 }

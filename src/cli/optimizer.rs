@@ -2,10 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-use super::{
-    Error, Result,
-    inject::{finite_in, positive},
-};
+use super::{Error, Result, finite_in, positive};
 use crate::optim::{Adam, Optimizer, Sgd};
 
 #[derive(Debug, Args)]

@@ -1,7 +1,17 @@
 //! Losses as graphs, all means, with their second derivative in what they read.
 
-use crate::error::{Error, Result};
-use crate::ir::{Builder, DType, Dim, Fact, Tensor, Val};
+mod class_weights;
+mod classes;
+mod dice;
+mod elementwise;
+mod model;
+mod settings;
+
+pub use class_weights::read as read_class_weights;
+pub use model::{Inlined, LossModel, LossModelFault};
+pub use settings::{OptionFault, Settings};
+
+use crate::ir::{Attrs, Builder, Dim, Fact, Val};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
@@ -12,9 +22,11 @@ pub enum Loss {
     Mse,
     Mae,
     Huber,
+    Dice,
+    DiceWithLogits,
 }
 
-const NAMES: [(&str, Loss); 7] = [
+const NAMES: [(&str, Loss); 9] = [
     ("softmax-cross-entropy", Loss::SoftmaxCrossEntropy),
     ("nll", Loss::Nll),
     ("bce-with-logits", Loss::BceWithLogits),
@@ -22,14 +34,17 @@ const NAMES: [(&str, Loss); 7] = [
     ("mse", Loss::Mse),
     ("mae", Loss::Mae),
     ("huber", Loss::Huber),
+    ("dice", Loss::Dice),
+    ("dice-with-logits", Loss::DiceWithLogits),
 ];
 
-/// `∂²ℓ/∂f²` of each sample, weighted as in the mean: `[N, C]` throughout.
+/// `∂²ℓ/∂f²` where it does not couple places of `f[N, C, …]`, weighted as in the mean loss.
 #[derive(Clone, Copy)]
 pub enum Curvature<'g> {
-    /// `weight_r (diag p_r − p_r p_rᵀ)`; `weight` is rank 0 or `[N]`.
+    /// `weight_r (diag p_r − p_r p_rᵀ)` over the classes at each place `r` of `[N, …]`: `probabilities` has `f`'s shape,
+    /// `weight` has rank 0 or the shape `[N, …]`.
     Softmax { probabilities: Val<'g>, weight: Val<'g> },
-    /// `diag(second_r)`
+    /// `diag(second)`, of `f`'s shape.
     Diagonal { second: Val<'g> },
 }
 
@@ -39,7 +54,7 @@ pub struct Built<'g> {
     /// Rank 0.
     pub loss: Val<'g>,
     pub labels: Val<'g>,
-    /// `None` where `ℓ` is not twice differentiable in closed form here.
+    /// `None` where `∂²ℓ/∂f²` couples places.
     pub curvature: Option<Curvature<'g>>,
 }
 
@@ -56,104 +71,55 @@ impl Loss {
         NAMES.iter().map(|(n, _)| *n)
     }
 
-    /// Whether labels are class indices.
-    pub fn wants_classes(self) -> bool {
+    /// Whether the loss scores classes, along axis 1 of what it reads.
+    pub fn scores_classes(self) -> bool {
         matches!(self, Loss::SoftmaxCrossEntropy | Loss::Nll)
     }
 
-    /// Whether the loss can read a tensor with that fact.
-    pub fn check(self, fact: &Fact, tensor: &str) -> Result<()> {
-        let classes = fact.shape.as_ref().and_then(|s| s.get(1)).is_some_and(|d| d.fixed().is_some_and(|n| n > 0));
-        let expected = match (self.wants_classes(), fact.dtype.is_float()) {
-            (_, false) => "a float tensor",
-            (true, _) if !classes => "logits [N, C, …] with a fixed number of classes C",
-            (false, _) if fact.shape.is_none() => "a tensor of known rank",
-            _ => return Ok(()),
-        };
-        Err(Error::Prediction { loss: self.name(), tensor: tensor.to_string(), found: fact.to_string(), expected })
-    }
-
-    /// The activation that this loss applies itself: a model that ends in it is read before it.
-    pub fn absorbs(self) -> &'static [&'static str] {
-        match self {
-            Loss::SoftmaxCrossEntropy => &["Softmax", "LogSoftmax"],
-            Loss::BceWithLogits => &["Sigmoid"],
-            _ => &[],
+    /// The loss of an activation's input that equals this loss of its output: a model that ends in the activation is read
+    /// before it.
+    pub fn absorbing(self, activation: &str) -> Option<Loss> {
+        match (self, activation) {
+            (Loss::SoftmaxCrossEntropy, "Softmax" | "LogSoftmax") | (Loss::Nll, "LogSoftmax") => {
+                Some(Loss::SoftmaxCrossEntropy)
+            }
+            (Loss::Bce | Loss::BceWithLogits, "Sigmoid") => Some(Loss::BceWithLogits),
+            (Loss::DiceWithLogits, "Sigmoid") => Some(Loss::DiceWithLogits),
+            _ => None,
         }
     }
+}
 
-    /// The mean loss of `f`, with a graph input for the labels: int64 `[N, …]` for class indices, else of `f`'s shape.
-    pub fn build<'g>(self, b: &'g Builder, f: Val<'g>, smoothing: f64) -> Built<'g> {
+impl Settings {
+    /// The mean loss of `f[N, …]`, with a graph input for the labels. The settings are those that [`Settings::check`]
+    /// passes for `f`.
+    pub fn build<'g>(&self, b: &'g Builder, f: Val<'g>) -> Built<'g> {
         b.scope("loss/");
         let shape = f.shape();
-        let labels = if self.wants_classes() {
-            let spatial: Vec<Dim> = shape.iter().enumerate().filter(|(i, _)| *i != 1).map(|(_, d)| d.clone()).collect();
-            b.input("labels", Fact::new(DType::I64, spatial), None)
-        } else {
-            b.input("labels", Fact::new(f.dtype(), shape.clone()), None)
-        };
         let rows: Vec<Dim> = shape.iter().enumerate().filter(|(i, _)| *i != 1).map(|(_, d)| d.clone()).collect();
-        let inverse = |dims: &[Dim]| 1.0 / b.dim_scalar(&crate::ir::count(dims), f.dtype());
-        let (loss, curvature) = match self {
+        let fact = match self.class_indices() {
+            true => Fact::new(crate::ir::DType::I64, rows),
+            false => Fact::new(f.dtype(), shape),
+        };
+        let labels = b.input("labels", fact, None);
+        let (loss, curvature) = match self.kind {
             Loss::SoftmaxCrossEntropy => {
-                let log_p = b.op("LogSoftmax", &[f], crate::ir::Attrs::new().with("axis", 1));
-                let (loss, weight) = cross_entropy(log_p, labels, smoothing, inverse(&rows));
-                let probabilities = log_p.exp();
-                (loss, Some(Curvature::Softmax { probabilities, weight }))
+                let log_p = b.op("LogSoftmax", &[f], Attrs::new().with("axis", 1));
+                let (loss, weight) = classes::cross_entropy(log_p, labels, self);
+                (loss, Some(Curvature::Softmax { probabilities: log_p.exp(), weight }))
             }
             Loss::Nll => {
-                let (loss, _) = cross_entropy(f, labels, smoothing, inverse(&rows));
-                (loss, Some(Curvature::Diagonal { second: zeros_like(f) }))
+                let (loss, _) = classes::cross_entropy(f, labels, self);
+                (loss, Some(Curvature::Diagonal { second: elementwise::zeros_like(f) }))
             }
-            Loss::BceWithLogits => {
-                // max(f, 0) − f·t + ln(1 + e^{−|f|})
-                let loss = (b.op("Softplus", &[f], Default::default()) - f * labels).mean_all();
-                let p = f.sigmoid();
-                (loss, Some(Curvature::Diagonal { second: p * (1.0 - p) * inverse(&shape) }))
-            }
-            Loss::Bce => {
-                let clipped = |v: Val<'g>| b.op("Max", &[v.log(), v.like(-100.0)], Default::default());
-                let loss = -(labels * clipped(f) + (1.0 - labels) * clipped(1.0 - f)).mean_all();
-                let second = labels / f.square() + (1.0 - labels) / (1.0 - f).square();
-                (loss, Some(Curvature::Diagonal { second: second * inverse(&shape) }))
-            }
-            Loss::Mse => {
-                let loss = (f - labels).square().mean_all();
-                (loss, Some(Curvature::Diagonal { second: zeros_like(f) + 2.0 * inverse(&shape) }))
-            }
-            Loss::Mae => ((f - labels).abs().mean_all(), Some(Curvature::Diagonal { second: zeros_like(f) })),
-            Loss::Huber => {
-                let e = f - labels;
-                let small = e.abs().lt(e.like(1.0));
-                let loss = small.select(e.square() * 0.5, e.abs() - 0.5).mean_all();
-                let second = small.select(e.like(1.0), e.like(0.0)) * inverse(&shape);
-                (loss, Some(Curvature::Diagonal { second }))
-            }
+            Loss::BceWithLogits => elementwise::bce_with_logits(f, labels),
+            Loss::Bce => elementwise::bce(f, labels),
+            Loss::Mse => elementwise::mse(f, labels),
+            Loss::Mae => elementwise::mae(f, labels),
+            Loss::Huber => elementwise::huber(f, labels),
+            Loss::Dice => (dice::dice(f, labels), None),
+            Loss::DiceWithLogits => (dice::dice(f.sigmoid(), labels), None),
         };
         Built { loss, labels, curvature }
     }
-}
-
-fn zeros_like<'g>(f: Val<'g>) -> Val<'g> {
-    f.builder().zeros(f.dtype(), &f.shape())
-}
-
-/// `−Σ_r ω Σ_c t_rc log p_rc`, `t = (1−ε)·onehot + ε/C`; the weight `ω` of a sample is `1/N`.
-fn cross_entropy<'g>(log_p: Val<'g>, labels: Val<'g>, smoothing: f64, weight: Val<'g>) -> (Val<'g>, Val<'g>) {
-    let b = log_p.builder();
-    let rank = log_p.rank();
-    let classes = log_p.dim(1);
-    let index: Vec<i64> = (0..classes.fixed().unwrap_or(0)).collect();
-    let mut along = vec![1; rank];
-    along[1] = index.len();
-    let index = b.constant(Tensor::ints(&along, &index));
-    let hit = labels.unsqueeze(&[1]).equal(index);
-    let picked = hit.select(log_p, log_p.like(0.0));
-    let likelihood = if smoothing == 0.0 {
-        picked.sum_all()
-    } else {
-        let uniform = smoothing / classes.fixed().unwrap_or(1).max(1) as f64;
-        picked.sum_all() * (1.0 - smoothing) + log_p.sum_all() * uniform
-    };
-    (-(likelihood * weight), weight)
 }

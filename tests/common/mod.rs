@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod npz;
+pub mod place;
 pub mod step;
 
 use std::{

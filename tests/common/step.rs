@@ -81,7 +81,7 @@ impl Oracle {
 pub fn exact(layers: &[(&str, f64)]) -> Options {
     Options {
         layers: layers.iter().map(|(name, lambda)| (name.to_string(), *lambda)).collect(),
-        target: Target::Loss { kind: Loss::SoftmaxCrossEntropy, label_smoothing: 0.0 },
+        target: Target::Loss(Loss::SoftmaxCrossEntropy.into()),
         output_name: None,
         measure: Measure::Neuronwise,
         per_fan_in: false,

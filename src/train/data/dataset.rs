@@ -164,6 +164,12 @@ fn bind_one(array: Array, slot: &Slot, spec: &Spec, faults: &mut Vec<Fault>) -> 
     {
         faults.push(fault);
     }
+    if slot.role == Role::Labels
+        && let Some(range) = spec.label_range
+        && let Some(fault) = out_of_range(&array, &tensor, range)
+    {
+        faults.push(fault);
+    }
     let shape = fitted.map_or(original, |sample| std::iter::once(samples).chain(sample).collect());
     tensor.reshape(shape).ok()
 }
@@ -254,6 +260,13 @@ fn outside(array: &str, labels: &Tensor, classes: usize, ignore_index: Option<i6
         classes,
         ignore_index,
     })
+}
+
+/// The first label outside the bounds.
+fn out_of_range(array: &str, labels: &Tensor, [low, high]: [f64; 2]) -> Option<Fault> {
+    let outside = |value: &f64| !(low..=high).contains(value);
+    let (at, found) = labels.iter_f64().enumerate().find(|(_, value)| outside(value))?;
+    Some(Fault::LabelRange { array: array.to_owned(), index: unravel(at, labels.shape()), found, low, high })
 }
 
 /// The index of the element at a row-major offset.

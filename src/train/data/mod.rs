@@ -12,6 +12,7 @@ use std::{
 };
 
 pub use dataset::{Column, Dataset};
+pub(crate) use npz::parse_npy;
 pub use spec::{Slot, Spec};
 
 use crate::tensor::{DType, Tensor};
@@ -62,6 +63,10 @@ pub enum Fault {
         ignored(*ignore_index)
     )]
     Label { array: String, index: Vec<usize>, found: i64, classes: usize, ignore_index: Option<i64> },
+    #[error(
+        "array `{array}`: label {found} at index {index:?}; expected numbers from {low} to {high}, as the loss takes them"
+    )]
+    LabelRange { array: String, index: Vec<usize>, found: f64, low: f64, high: f64 },
 }
 
 /// What an array is for.

@@ -29,7 +29,7 @@ pub(super) fn read(path: &Path) -> Result<Source, Error> {
 }
 
 /// The array of a whole `.npy` file of format version 1, 2 or 3.
-fn parse_npy(bytes: &[u8]) -> Result<Content, String> {
+pub(crate) fn parse_npy(bytes: &[u8]) -> Result<Content, String> {
     let (header, data) = split_header(bytes)?;
     let descr =
         match field(header, "descr")?.split_once('\'').map(|(before, rest)| (before.trim(), rest.split('\'').next())) {

@@ -10,7 +10,7 @@ use super::Role;
 use crate::train::Error;
 
 /// What data must provide.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Spec {
     /// The model's inputs, then the labels.
     pub slots: Vec<Slot>,
@@ -18,6 +18,8 @@ pub struct Spec {
     pub classes: Option<usize>,
     /// A label that the loss leaves out.
     pub ignore_index: Option<i64>,
+    /// The least and the largest label, where the loss has a meaning between them only.
+    pub label_range: Option<[f64; 2]>,
     /// The batch size, where the graph fixes it.
     pub batch: Option<usize>,
 }
@@ -51,12 +53,14 @@ impl Spec {
             batch = batch.or(fixed);
             slots.push(slot);
         }
-        let classes = classes(manifest, evaluate, &slots)?;
-        let ignore_index = ["ignore-index", "ignore_index"]
-            .iter()
-            .find_map(|key| manifest.options.get(*key))
-            .and_then(serde_json::Value::as_i64);
-        Ok(Spec { slots, classes, ignore_index, batch })
+        let labels = manifest.label_spec.as_ref();
+        let classes = match labels {
+            Some(labels) => labels.classes,
+            None => classes(manifest, evaluate, &slots)?,
+        };
+        let ignore_index = labels.and_then(|labels| labels.ignore_index);
+        let label_range = labels.and_then(|labels| labels.range);
+        Ok(Spec { slots, classes, ignore_index, label_range, batch })
     }
 
     pub fn labels(&self) -> Option<&Slot> {
