@@ -1,11 +1,15 @@
 //! Composites in terms of core operators, before differentiation.
 
 pub mod along;
+pub mod deform_conv;
 pub mod einsum;
+pub mod grid_sample;
 pub mod loss;
 pub mod normalization;
 pub mod pool;
 pub mod resize;
+pub mod roi_align;
+pub(crate) mod sampling;
 
 use crate::ad::Tape;
 use crate::error::Result;

@@ -66,7 +66,12 @@ pub fn geometry_of(graph: &Graph, node: &Node) -> Option<ConvGeometry> {
 
 /// `[M]`, where it is known.
 pub(super) fn check_bias(c: &FactCx, channels: &Dim) -> Result<(), Fault> {
-    let Some([bias]) = c.get(2).and_then(|f| f.shape.as_deref()) else { return Ok(()) };
+    check_bias_at(c, 2, channels)
+}
+
+/// The same where the bias is input `i`.
+pub(super) fn check_bias_at(c: &FactCx, i: usize, channels: &Dim) -> Result<(), Fault> {
+    let Some([bias]) = c.get(i).and_then(|f| f.shape.as_deref()) else { return Ok(()) };
     match (bias.fixed(), channels.fixed()) {
         (Some(found), Some(needed)) if found != needed => Err(Fault::Shape {
             what: "bias",
@@ -121,9 +126,14 @@ pub(super) fn index(a: usize, b: usize, rest: &[usize]) -> IxDyn {
 
 /// An image that holds the bias of each channel.
 pub(super) fn with_bias(c: &EvalCx, shape: &[usize]) -> Result<ArrayD<f64>, Fault> {
+    with_bias_at(c, 2, shape)
+}
+
+/// The same where the bias is input `i`.
+pub(super) fn with_bias_at(c: &EvalCx, i: usize, shape: &[usize]) -> Result<ArrayD<f64>, Fault> {
     let mut y = ArrayD::zeros(IxDyn(shape));
-    if c.get(2).is_some() {
-        let bias = c.data(2)?;
+    if c.get(i).is_some() {
+        let bias = c.data(i)?;
         if bias.len() != shape[1] {
             return Err(Fault::Shape {
                 what: "bias",

@@ -66,6 +66,7 @@ macro_rules! ops {
 
 ops! {
     activation { CELU ELU GELU HARD_SWISH MISH SELU SOFTPLUS SOFTSIGN SWISH }
+    affine_grid { AFFINE_GRID }
     arithmetic { ADD SUB MUL DIV NEG }
     average_pool { AVERAGE_POOL }
     batch_normalization { BATCH_NORMALIZATION }
@@ -77,6 +78,7 @@ ops! {
     conv { CONV }
     conv_transpose { CONV_TRANSPOSE }
     cumsum { CUM_SUM }
+    deform_conv { DEFORM_CONV }
     dropout { DROPOUT }
     einsum { EINSUM }
     expand { EXPAND TILE }
@@ -84,6 +86,7 @@ ops! {
     gather { GATHER GATHER_ELEMENTS GATHER_ND }
     global_pool { GLOBAL_AVERAGE_POOL GLOBAL_MAX_POOL GLOBAL_LP_POOL }
     label_loss { SOFTMAX_CROSS_ENTROPY_LOSS NEGATIVE_LOG_LIKELIHOOD_LOSS }
+    grid_sample { GRID_SAMPLE }
     layer_normalization { LAYER_NORMALIZATION }
     logic { AND BITWISE_AND BITWISE_NOT BITWISE_OR BITWISE_XOR BIT_SHIFT NOT OR XOR }
     lp_pool { LP_POOL }
@@ -102,6 +105,7 @@ ops! {
     }
     reshape { RESHAPE FLATTEN SQUEEZE UNSQUEEZE }
     resize { RESIZE }
+    roi_align { ROI_ALIGN }
     rounding { CEIL FLOOR IS_INF IS_NAN ROUND SIGN }
     scatter { SCATTER_ELEMENTS SCATTER_ND }
     select { WHERE }

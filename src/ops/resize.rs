@@ -379,7 +379,7 @@ fn cases() -> Vec<Case> {
             .absent()
             .absent()
             .const_ints(&[2], &[6, 7])
-            .attr("axes", [2, -1])
+            .attr("axes", [2, 3])
             .attr("keep_aspect_ratio_policy", "not_larger")
             .attr("mode", "linear"),
         with(sized(&[1, 1, 2, 3, 2], &[1, 1, 3, 2, 4]), "linear", "asymmetric"),
@@ -394,7 +394,7 @@ fn cases() -> Vec<Case> {
             Case::new()
                 .real(&[1, 4, 4])
                 .constant(floats(&[0.0, -0.5, 0.25, 1.0, 1.5, 0.75]))
-                .constant(floats(&[1.0, 1.5, 1.0])),
+                .constant(floats(&[1.0, 1.5, 0.75])),
             "linear",
             "tf_crop_and_resize",
         )
