@@ -7,7 +7,7 @@ use fam_onnx::flatness::{Estimator, Measure};
 use fam_onnx::ir::Model;
 use fam_onnx::loss::Loss;
 use fam_onnx::optim::{Optimizer, Sgd};
-use fam_onnx::runtime::{Carried, Fetch, Runtime, Session, Step};
+use fam_onnx::runtime::{Carried, Feed, Fetch, Runtime, Session, Step};
 use fam_onnx::tensor::{DType, Tensor, Tensors};
 use fam_onnx::{Result, onnx, runtime};
 use std::path::Path;

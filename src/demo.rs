@@ -319,7 +319,8 @@ impl Bench<'_> {
     ) -> Result<Option<PathBuf>> {
         let config = self.config(kind, seed);
         let trainer = Trainer::new(self.runtime, &config)?;
-        let run = Run::create(&self.scratch.join(format!("{}-{seed}.run", kind.name())), &config, trainer.manifest())?;
+        let run =
+            Run::create(&self.scratch.join(format!("{}-{seed}.run", kind.name())), &config, trainer.manifest(), false)?;
         let outcome = trainer.run(&run, stop, &mut |event| match event {
             train::Event::Start { plan, device } if seed == 0 && kind == Kind::Plain => report(Event::Start {
                 steps: plan.total * self.options.seeds * Kind::ALL.len() as u64,

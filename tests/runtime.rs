@@ -7,7 +7,7 @@ use std::{fs, path::Path};
 use common::{fam_onnx, runtime, script, text, toy_artifact, toy_data};
 use expect_test::expect;
 use fam_onnx::{
-    runtime::{Bound, Carried, Device, Options, Session, Step},
+    runtime::{Bound, Carried, Device, Feed, Options, Session, Step},
     tensor::{DType, Tensor, Tensors, read_safetensors},
 };
 
@@ -114,7 +114,7 @@ fn bound_steps_are_steps_with_everything_copied() {
                 evaluate.feed(name, tensor.dtype(), tensor.shape(), fill).expect("an input");
             }
         }
-        evaluate.share(&step).expect("parameters");
+        evaluate.share(&step.held()).expect("parameters");
         let before = evaluate.run().expect("a loss")[0].clone();
 
         let names: Vec<String> = tensors.keys().map(|name| format!("{name}.next")).collect();

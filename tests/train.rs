@@ -14,7 +14,10 @@ use common::{fam_onnx, npz, runtime, text, toy_artifact, toy_data, toy_npz};
 use expect_test::expect;
 use fam_onnx::{
     tensor::{Tensors, read_safetensors},
-    train::{Config, End, Event, Figures, Schedule, StepRecord, Trainer, Validation, lambda_factor, run::Run, sampler},
+    train::{
+        Config, End, Event, Figures, LastBatch, Resume, Schedule, StepRecord, Trainer, Validation, lambda_factor,
+        run::Run, sampler,
+    },
 };
 use ndarray::{Array1, Array2, Axis};
 
@@ -145,8 +148,12 @@ fn train(trainer: Trainer, run: &Run, stop_after: Option<u64>) -> (End, Vec<Step
 
 fn new_run(config: &Config, directory: &Path) -> (Trainer, Run) {
     let trainer = Trainer::new(&runtime(), config).expect("a trainer");
-    let run = Run::create(directory, config, trainer.manifest()).expect("a run directory");
+    let run = Run::create(directory, config, trainer.manifest(), false).expect("a run directory");
     (trainer, run)
+}
+
+fn resume(run: &Run, config: &Config) -> Trainer {
+    Trainer::resume(&runtime(), run, config, Resume::SameData, &mut |_| {}).expect("a trainer")
 }
 
 #[test]
@@ -213,6 +220,108 @@ fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
+/// An interrupt leaves a checkpoint of its own, so which ones are kept differs; what both runs have is the same.
+#[track_caller]
+fn assert_same_run(run: &Run, whole: &Run, steps: u64) {
+    let (found, expected) = (files(&run.directory), files(&whole.directory));
+    assert!(expected.contains_key(&Path::new(&format!("checkpoints/step-{steps}/parameters.safetensors")).to_owned()));
+    for (path, bytes) in &expected {
+        if path.starts_with("checkpoints") && !found.contains_key(path) {
+            continue;
+        }
+        assert!(found.get(path) == Some(bytes), "{} differs in {}", path.display(), run.directory.display());
+    }
+}
+
+#[test]
+fn micro_batches_make_the_step_of_the_large_batch() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let artifact = toy_artifact(directory.path(), false);
+    let data = toy_npz(directory.path(), 100);
+    let large = Config { steps: Some(40), batch_size: 32, last_batch: LastBatch::Keep, ..config(&artifact, &data) };
+    let (trainer, large_run) = new_run(&large, &directory.path().join("large"));
+    let (_, expected, _) = train(trainer, &large_run, None);
+    // 100 samples: steps of 32, 32, 32 and 4; a step of 32 is four micro-batches, that of 4 one smaller one.
+    let small = Config { batch_size: 8, accumulate: 4, ..large };
+    let (trainer, run) = new_run(&small, &directory.path().join("small"));
+    assert_eq!((trainer.plan().batch, trainer.plan().steps_per_epoch), (32, 4));
+    let (end, steps, _) = train(trainer, &run, Some(13));
+    assert_eq!((end, steps.len()), (End::Interrupted, 13));
+    let (_, rest, _) = train(resume(&run, &small), &run, None);
+    let found = [steps, rest].concat();
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(&expected) {
+        let what = |name: &str| format!("step {} {name}", found.step);
+        assert_eq!(found.epoch, expected.epoch);
+        close(&what("loss"), found.loss, expected.loss, 1e-5);
+        close(&what("kappa"), found.kappa[0].1, expected.kappa[0].1, 1e-5);
+        close(&what("objective"), found.objective, expected.objective, 1e-5);
+    }
+    let last = |run: &Run| {
+        read_safetensors(&run.latest().expect("a checkpoint").join("parameters.safetensors")).expect("parameters")
+    };
+    for (name, expected) in last(&large_run) {
+        let pairs = last(&run)[&name].iter_f64().zip(expected.iter_f64()).collect::<Vec<_>>();
+        pairs.iter().for_each(|(found, expected)| close(&name, *found, *expected, 1e-4));
+    }
+    let (trainer, whole) = new_run(&small, &directory.path().join("whole"));
+    train(trainer, &whole, None);
+    assert_same_run(&run, &whole, 40);
+}
+
+#[test]
+fn the_average_of_the_weights_is_pytorchs() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let artifact = toy_artifact(directory.path(), false);
+    let data = toy_npz(directory.path(), 100);
+    let config = Config {
+        steps: Some(23),
+        ema: Some(0.9),
+        checkpoint_every: Some(1),
+        keep: 100,
+        val: Some(Validation::Fraction(0.2)),
+        ..config(&artifact, &data)
+    };
+    let (trainer, whole) = new_run(&config, &directory.path().join("whole"));
+    let (_, _, validations) = train(trainer, &whole, None);
+    let at = |step: u64, file: &str| {
+        read_safetensors(&whole.checkpoints().join(format!("step-{step}/{file}.safetensors"))).expect("tensors")
+    };
+    // AveragedModel copies the weights at its first update.
+    let mut expected: Vec<f64> = at(1, "parameters")["fc.weight"].iter_f64().collect();
+    assert_eq!(at(1, "average")["fc.weight"], at(1, "parameters")["fc.weight"]);
+    for step in 2..=23 {
+        let weights = at(step, "parameters");
+        expected.iter_mut().zip(weights["fc.weight"].iter_f64()).for_each(|(a, w)| *a = 0.9 * *a + 0.1 * w);
+    }
+    let found = at(23, "average");
+    assert!(found.keys().eq(["fc.bias", "fc.weight"]), "state is not averaged");
+    found["fc.weight"].iter_f64().zip(&expected).for_each(|(found, e)| close("average", found, *e, 1e-5));
+
+    // Validation is of the average.
+    let weights = fam_onnx::train::run::weights(&whole.checkpoints().join("step-20")).expect("weights");
+    let averaged = weights.clone().averaged().expect("an average");
+    let options = fam_onnx::runtime::Options { threads: Some(1), ..Default::default() };
+    let (manifest, graphs) = (&weights.manifest, &weights.graphs);
+    let mut evaluator =
+        fam_onnx::train::Evaluator::open(&runtime(), manifest, graphs, &options, 0, None).expect("a graph");
+    let mut source = fam_onnx::train::data::read(&data).expect("data");
+    let dataset = fam_onnx::train::data::Dataset::new(&mut source, evaluator.spec()).expect("samples");
+    let (_, apart) = sampler::split(0, 100, 20);
+    let mut loss = |tensors: &Tensors| {
+        evaluator.hold(tensors).expect("parameters");
+        evaluator.evaluate(&dataset, &apart, 16).expect("figures").loss
+    };
+    // 80 samples train in 5 batches an epoch: the fourth evaluation is after step 20.
+    assert_eq!(loss(&averaged.tensors), validations[3].loss);
+    assert_ne!(loss(&weights.tensors), validations[3].loss);
+
+    let (trainer, run) = new_run(&config, &directory.path().join("run"));
+    train(trainer, &run, Some(7));
+    train(resume(&run, &config), &run, None);
+    assert_same_run(&run, &whole, 23);
+}
+
 #[test]
 fn a_resumed_run_is_the_uninterrupted_run_byte_for_byte() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -240,7 +349,7 @@ fn a_resumed_run_is_the_uninterrupted_run_byte_for_byte() {
             let (end, some, _) = train(trainer, &run, Some(stop));
             assert_eq!(end, End::Interrupted);
             steps.extend(some);
-            trainer = Trainer::resume(&runtime(), &run, &config).expect("a trainer");
+            trainer = resume(&run, &config);
         }
         let (end, rest, _) = train(trainer, &run, None);
         assert_eq!(end, End::Finished);
@@ -249,16 +358,7 @@ fn a_resumed_run_is_the_uninterrupted_run_byte_for_byte() {
             steps.iter().map(|s| (s.step, s.epoch, s.loss, s.kappa.clone(), s.objective, s.lr)).collect::<Vec<_>>()
         };
         assert_eq!(figures(&steps), figures(&straight));
-        let (found, expected) = (files(&run.directory), files(&whole.directory));
-        // An interrupt leaves a checkpoint of its own, so which ones are kept differs; what both have is the same.
-        let last = Path::new("checkpoints/step-33/parameters.safetensors");
-        assert!(expected.contains_key(last));
-        for (path, bytes) in &expected {
-            if path.starts_with("checkpoints") && !found.contains_key(path) {
-                continue;
-            }
-            assert!(found.get(path) == Some(bytes), "{} differs in {}", path.display(), run.directory.display());
-        }
+        assert_same_run(&run, &whole, 33);
     }
 }
 
@@ -272,31 +372,11 @@ fn a_run_goes_on_with_other_options() {
     train(trainer, &run, None);
     // 100 samples are 2 batches of 40: the 5 that are done are more than the epoch has.
     let larger = Config { steps: Some(9), batch_size: 40, ..first.clone() };
-    let (end, steps, _) = train(Trainer::resume(&runtime(), &run, &larger).expect("a trainer"), &run, None);
+    let (end, steps, _) = train(resume(&run, &larger), &run, None);
     assert_eq!((end, steps.len(), steps[0].step, steps[0].epoch), (End::Finished, 4, 6, 2));
     let shorter = Config { steps: Some(3), ..first };
-    let (end, steps, _) = train(Trainer::resume(&runtime(), &run, &shorter).expect("a trainer"), &run, None);
+    let (end, steps, _) = train(resume(&run, &shorter), &run, None);
     assert_eq!((end, steps.len()), (End::Finished, 0));
-}
-
-#[test]
-fn a_damaged_checkpoint_is_named() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let artifact = toy_artifact(directory.path(), false);
-    let data = toy_npz(directory.path(), 100);
-    let config = Config { steps: Some(5), ..config(&artifact, &data) };
-    let (trainer, run) = new_run(&config, &directory.path().join("run"));
-    train(trainer, &run, None);
-    let latest = run.latest().expect("a checkpoint");
-    let parameters = latest.join("parameters.safetensors");
-    let mut bytes = fs::read(&parameters).expect("bytes");
-    *bytes.last_mut().expect("a byte") ^= 1;
-    fs::write(&parameters, bytes).expect("a file");
-    let error = Trainer::resume(&runtime(), &run, &config).expect_err("a damaged checkpoint").to_string();
-    expect!["DIR/run/checkpoints/step-5: damaged: parameters.safetensors is not what state.json says it is; remove it to go on from the checkpoint before it"].assert_eq(&text(error.as_bytes(), directory.path()));
-    fs::write(latest.join("state.json"), "{").expect("a file");
-    let error = fam_onnx::train::run::weights(&run.directory).expect_err("a damaged checkpoint").to_string();
-    expect!["DIR/run/checkpoints/step-5: damaged: state.json: EOF while parsing an object at line 1 column 1; remove it to go on from the checkpoint before it"].assert_eq(&text(error.as_bytes(), directory.path()));
 }
 
 #[test]
@@ -316,7 +396,7 @@ fn training_ends_when_validation_does_not_improve() {
     let (end, _, validations) = train(trainer, &run, None);
     // Nothing moves: the first evaluation is the best and three more bring nothing.
     assert_eq!((end, validations.len()), (End::NoImprovement, 4));
-    let (end, steps, _) = train(Trainer::resume(&runtime(), &run, &config).expect("a trainer"), &run, None);
+    let (end, steps, _) = train(resume(&run, &config), &run, None);
     assert_eq!((end, steps.len()), (End::NoImprovement, 0));
 }
 
@@ -489,7 +569,7 @@ fn wrong_usage_is_told_from_a_failed_run() {
     ));
     expect![[r#"
         error: DIR/nan: it exists already
-        hint: choose another directory with -o, or go on with this run: fam-onnx train --resume DIR/nan
+        hint: go on with this run: fam-onnx train --resume DIR/nan; or replace it with --force, or choose another directory with -o
     "#]]
     .assert_eq(&fails(&["train", "-o", &dir.join("nan").display().to_string()], 1));
     expect![[r#"

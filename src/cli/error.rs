@@ -103,26 +103,32 @@ fn runtime_hint(error: &runtime::Error) -> Option<String> {
     }
 }
 
-/// Whether a run has got as far as a checkpoint.
-fn has_checkpoint(run: &std::path::Path) -> bool {
-    let entries = std::fs::read_dir(run.join(train::run::CHECKPOINTS));
-    entries.is_ok_and(|mut entries| entries.next().is_some())
-}
-
 fn train_hint(error: &train::Error) -> Option<String> {
     match error {
         train::Error::NonFinite { last, .. } => Some(format!(
             "try a smaller --lr, a smaller --lambda, a --warmup or --lambda-warmup{}; \
              inject with --clip-norm keeps the gradient in bounds",
-            if last.is_some() { " (--resume goes on from the last checkpoint)" } else { "" }
+            if last.is_some() {
+                " (--resume goes on from the last checkpoint)"
+            } else {
+                " (--resume begins the run again with them)"
+            }
         )),
-        train::Error::RunExists { path } if !has_checkpoint(path) => {
-            Some("it holds no checkpoint: remove it, or choose another directory with -o".to_owned())
-        }
         train::Error::RunExists { path } => Some(format!(
-            "choose another directory with -o, or go on with this run: fam-onnx train --resume {}",
+            "go on with this run: fam-onnx train --resume {}; or replace it with --force, or choose another directory with -o",
             path.display()
         )),
+        train::Error::AllDamaged { .. } => Some("train anew, with --force in the same directory".to_owned()),
+        train::Error::NoCheckpoint { path } => {
+            Some(format!("fam-onnx train --resume {} begins the run again", path.display()))
+        }
+        train::Error::Checkpoint { .. } => {
+            Some("give another checkpoint of the run, RUN/checkpoints/step-N".to_owned())
+        }
+        train::Error::NoAverage { .. } => Some("fam-onnx train --ema 0.999 keeps one".to_owned()),
+        train::Error::DataChanged { path } => {
+            Some(format!("to go on with them all the same, name them: --data {}", path.display()))
+        }
         train::Error::TooFewSamples { samples, .. } => Some(format!("--batch-size {samples} or less")),
         train::Error::FixedBatch { expected, .. } => Some(format!("--batch-size {expected}")),
         train::Error::NotARun { .. } => {

@@ -19,6 +19,11 @@ impl Progress {
 
     pub fn show(&mut self, event: &Event) {
         match event {
+            Event::Damaged { path, why, aside } => self.line(&format!(
+                "{} is damaged ({why}); it is now {}, and the run goes on from the checkpoint before it",
+                path.display(),
+                aside.display()
+            )),
             Event::Start { plan, .. } if plan.done >= plan.total => {
                 self.line(&format!("all of {} steps are done already; more with --steps or --epochs", plan.total));
             }

@@ -4,7 +4,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{Error, Output, Result, RuntimeArgs, interrupt, progress};
-use crate::train::{Config, End, Outcome, Schedule, Trainer, Validation, run::Run};
+use crate::train::{
+    Config, End, LastBatch, Outcome, Resume, Schedule, Trainer, Validation,
+    run::{self, Run},
+};
 
 /// Train an artifact with ONNX Runtime
 ///
@@ -31,6 +34,9 @@ pub(super) struct Train {
     /// Directory of the run [default: the artifact's name and .run]
     #[arg(short, long, value_name = "RUN", conflicts_with = "resume")]
     output: Option<PathBuf>,
+    /// Replace a run that exists
+    #[arg(long, conflicts_with = "resume")]
+    force: bool,
     /// Go on with a run that was interrupted, or further with one that was not
     #[arg(long, value_name = "RUN")]
     resume: Option<PathBuf>,
@@ -44,9 +50,17 @@ pub(super) struct Train {
     /// Steps in all, instead of --epochs
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
-    /// Samples a step; what does not fill a batch at the end of an epoch is left out [default: 64]
+    /// Samples of a batch [default: 64]
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
+    /// What becomes of the samples that do not fill a step at the end of an epoch [default: drop]
+    ///
+    /// The order is another in each epoch, so none is left out for good, and every step is alike.
+    #[arg(long)]
+    last_batch: Option<LastBatch>,
+    /// Batches of a step: their gradients are averaged, with the memory of one batch [default: 1]
+    #[arg(long, value_name = "K")]
+    accumulate: Option<usize>,
     /// Learning rate [default: 0.01]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     lr: Option<f64>,
@@ -66,6 +80,10 @@ pub(super) struct Train {
     /// Steps over which λ rises from 0 [default: 0]
     #[arg(long, value_name = "STEPS")]
     lambda_warmup: Option<u64>,
+
+    /// Keep a moving average of the weights, such as 0.999; validation is of it, and `export --ema` takes it
+    #[arg(long, value_name = "DECAY", allow_negative_numbers = true)]
+    ema: Option<f64>,
 
     /// Validation data: a file, a directory, or the fraction of --data to set apart
     #[arg(long, value_name = "FILE|FRACTION")]
@@ -106,14 +124,17 @@ impl Train {
             None => self.output.clone().unwrap_or_else(|| default_output(&config.artifact)),
         };
         // Before anything that takes long.
-        if resumed.is_none() && directory.exists() {
-            return Err(crate::train::Error::RunExists { path: directory }.into());
+        if resumed.is_none() {
+            run::check_free(&directory, self.force)?;
         }
 
         let runtime = self.runtime.open(output)?;
+        let mut progress = progress::Progress::new(output);
         let (trainer, run) = match resumed {
             Some(run) => {
-                let trainer = Trainer::resume(&runtime, &run, &config)?;
+                let given = self.data.is_some() || self.val.is_some();
+                let data = if given { Resume::AnyData } else { Resume::SameData };
+                let trainer = Trainer::resume(&runtime, &run, &config, data, &mut |event| progress.show(event))?;
                 if config != run.config()? {
                     run.write_config(&config)?;
                 }
@@ -121,12 +142,11 @@ impl Train {
             }
             None => {
                 let trainer = Trainer::new(&runtime, &config)?;
-                let run = Run::create(&directory, &config, trainer.manifest())?;
+                let run = Run::create(&directory, &config, trainer.manifest(), self.force)?;
                 (trainer, run)
             }
         };
         let stop = interrupt::catch(output);
-        let mut progress = progress::Progress::new(output);
         let outcome = trainer.run(&run, stop, &mut |event| progress.show(event));
         progress.finish();
         finish(&run, &outcome?, output)
@@ -166,6 +186,8 @@ impl Train {
         set(&mut config.artifact, &self.artifact);
         set(&mut config.data, &self.data);
         set(&mut config.batch_size, &self.batch_size);
+        set(&mut config.last_batch, &self.last_batch);
+        set(&mut config.accumulate, &self.accumulate);
         set(&mut config.lr, &self.lr);
         set(&mut config.schedule, &self.schedule);
         set(&mut config.warmup, &self.warmup);
@@ -175,6 +197,7 @@ impl Train {
         set(&mut config.keep, &self.keep);
         set(&mut config.device, &self.runtime.device);
         set_optional(&mut config.lambda, &self.lambda);
+        set_optional(&mut config.ema, &self.ema);
         set_optional(&mut config.val, &self.val);
         set_optional(&mut config.patience, &self.patience);
         set_optional(&mut config.metric, &self.metric);

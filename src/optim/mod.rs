@@ -1,6 +1,7 @@
 //! Optimisers as graphs: parameters, gradients and state in, new parameters and state out.
 
 mod adam;
+pub mod blend;
 mod clip;
 mod sgd;
 

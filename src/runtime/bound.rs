@@ -7,7 +7,7 @@ use ort::{
 };
 
 use super::{
-    Error, Session, Step,
+    Error, Feed, Held, Session,
     session::{no_tensor, run_error},
     step::feed_buffer,
     value::{self, Place},
@@ -48,23 +48,6 @@ impl Bound {
         &self.session
     }
 
-    /// Gives an input its value for the next run and those after it; see [`Step::feed`].
-    ///
-    /// # Errors
-    /// [`Error::NoSuchPort`] if the graph has no such input.
-    pub fn feed(
-        &mut self,
-        name: &str,
-        dtype: DType,
-        shape: &[usize],
-        fill: impl FnOnce(&mut [u8]),
-    ) -> Result<(), Error> {
-        let (index, _) = feed_buffer(&self.session, &mut self.feeds, name, dtype, shape)?;
-        let value = &mut self.feeds[index].1;
-        fill(value::bytes_mut(value, elements(shape) * dtype.size()));
-        self.binding.bind_input(name, value).map_err(|error| run_error(&self.session.graph, &error))
-    }
-
     /// Binds every tensor that the graph has an input for; the others are passed over.
     ///
     /// # Errors
@@ -78,13 +61,13 @@ impl Bound {
         Ok(())
     }
 
-    /// Binds the tensors that a step carries now, where they lie. The next run of the step moves on to other buffers, so this
-    /// is called anew after it.
+    /// Binds the tensors where they lie. The next step of what holds them moves on to other buffers, so this is called anew
+    /// after it.
     ///
     /// # Errors
     /// [`Error::Run`] if ONNX Runtime refuses one.
-    pub fn share(&mut self, step: &Step) -> Result<(), Error> {
-        for (name, value) in step.current() {
+    pub fn share(&mut self, tensors: &Held<'_>) -> Result<(), Error> {
+        for (name, value) in tensors.iter() {
             if self.session.has_input(name) {
                 self.binding.bind_input(name, value).map_err(|error| run_error(&self.session.graph, &error))?;
             }
@@ -113,5 +96,18 @@ impl Bound {
                     .ok_or_else(|| no_tensor(graph, name))
             })
             .collect()
+    }
+}
+
+impl Feed for Bound {
+    fn has_input(&self, name: &str) -> bool {
+        self.session.has_input(name)
+    }
+
+    fn feed(&mut self, name: &str, dtype: DType, shape: &[usize], fill: impl FnOnce(&mut [u8])) -> Result<(), Error> {
+        let (index, _) = feed_buffer(&self.session, &mut self.feeds, name, dtype, shape)?;
+        let value = &mut self.feeds[index].1;
+        fill(value::bytes_mut(value, elements(shape) * dtype.size()));
+        self.binding.bind_input(name, value).map_err(|error| run_error(&self.session.graph, &error))
     }
 }

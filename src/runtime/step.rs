@@ -4,9 +4,10 @@
 use ort::{memory::Allocator, session::IoBinding, value::DynTensor};
 
 use super::{
-    Error, Session,
+    Error, Feed, Held, Port, Session,
     session::run_error,
     value::{self, Place},
+    wired::read,
 };
 use crate::tensor::{DType, Tensor, Tensors};
 
@@ -32,7 +33,6 @@ pub struct Step {
     fixed: Vec<(String, DynTensor)>,
     feeds: Vec<(String, DynTensor)>,
     scalars: Vec<DynTensor>,
-    values: Vec<f64>,
     turn: usize,
 }
 
@@ -52,7 +52,7 @@ impl Step {
     /// [`Error::NoSuchPort`] and [`Error::Port`] for outputs that are not there or not scalars.
     pub fn new(session: Session, carried: &[Carried], initial: &Tensors, scalars: &[&str]) -> Result<Step, Error> {
         let fail = |error: ort::Error| run_error(&session.graph, &error);
-        let place = device_allocator(&session).map_err(fail)?;
+        let place = device_allocator(&session)?;
         let mut bindings =
             [session.inner.create_binding().map_err(fail)?, session.inner.create_binding().map_err(fail)?];
         let mut sets = [Vec::new(), Vec::new()];
@@ -63,7 +63,7 @@ impl Step {
                 continue;
             }
             let first = first_value(&session, &tensor.input, initial)?;
-            let value = place_value(&session, &place, first).map_err(fail)?;
+            let value = place_value(&session, &place, first)?;
             match &tensor.output {
                 None => {
                     for binding in &mut bindings {
@@ -73,7 +73,7 @@ impl Step {
                 }
                 Some(output) => {
                     session.output(output)?;
-                    let mut pair = [value, place_value(&session, &place, first).map_err(fail)?];
+                    let mut pair = [value, place_value(&session, &place, first)?];
                     for (k, binding) in bindings.iter_mut().enumerate() {
                         binding.bind_input(tensor.input.as_str(), &pair[k]).map_err(fail)?;
                         binding.bind_output(output.as_str(), &mut pair[1 - k]).map_err(fail)?;
@@ -87,48 +87,33 @@ impl Step {
         }
         let mut held = Vec::with_capacity(scalars.len());
         for name in scalars {
-            let mut value = scalar_buffer(&session, name)?;
+            let mut value = scalar_buffer(&session, &place, name)?;
             for binding in &mut bindings {
                 binding.bind_output(*name, &mut value).map_err(fail)?;
             }
             held.push(value);
         }
-        let values = vec![0.0; held.len()];
-        Ok(Step { session, bindings, sets, renewed, fixed, feeds: Vec::new(), scalars: held, values, turn: 0 })
+        Ok(Step { session, bindings, sets, renewed, fixed, feeds: Vec::new(), scalars: held, turn: 0 })
     }
 
     pub fn session(&self) -> &Session {
         &self.session
     }
 
-    /// Gives an input its value for the next run and those after it. `fill` gets the bytes of a buffer of this type and
-    /// shape, which keep their value from the last call with the same shape.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchPort`] if the graph has no such input.
-    pub fn feed(
-        &mut self,
-        name: &str,
-        dtype: DType,
-        shape: &[usize],
-        fill: impl FnOnce(&mut [u8]),
-    ) -> Result<(), Error> {
-        let (index, fresh) = feed_buffer(&self.session, &mut self.feeds, name, dtype, shape)?;
-        let value = &mut self.feeds[index].1;
-        fill(value::bytes_mut(value, crate::tensor::elements(shape) * dtype.size()));
-        if fresh && self.session.place == Place::Host {
-            for binding in &mut self.bindings {
-                binding.bind_input(name, value).map_err(|error| run_error(&self.session.graph, &error))?;
-            }
-        }
-        Ok(())
-    }
-
     /// Runs one step; the carried tensors move on. The result is the scalar outputs in the order given to [`Step::new`].
     ///
     /// # Errors
     /// [`Error::Run`]; the carried tensors are then still those before the step.
-    pub fn run(&mut self) -> Result<&[f64], Error> {
+    pub fn run(&mut self) -> Result<Vec<f64>, Error> {
+        self.advance()?;
+        self.scalars()
+    }
+
+    /// [`Step::run`] that leaves the scalars on the device.
+    ///
+    /// # Errors
+    /// As [`Step::run`].
+    pub fn advance(&mut self) -> Result<(), Error> {
         let graph = &self.session.graph;
         let binding = &mut self.bindings[self.turn];
         // On the host a binding refers to the buffer of a fed input; to another device it copies, so it is made anew.
@@ -139,10 +124,16 @@ impl Step {
         }
         self.session.inner.run_binding(binding).map_err(|error| run_error(graph, &error))?;
         self.turn = 1 - self.turn;
-        for (value, buffer) in self.values.iter_mut().zip(&self.scalars) {
-            *value = value::scalar(buffer);
-        }
-        Ok(&self.values)
+        Ok(())
+    }
+
+    /// The scalar outputs of the last step.
+    ///
+    /// # Errors
+    /// [`Error::Run`] if a copy from the device fails.
+    pub fn scalars(&self) -> Result<Vec<f64>, Error> {
+        let scalar = |value| Ok(read(&self.session.graph, value)?.iter_f64().next().unwrap_or(f64::NAN));
+        self.scalars.iter().map(scalar).collect()
     }
 
     /// Copies every carried tensor to the host, by its input's name.
@@ -150,21 +141,31 @@ impl Step {
     /// # Errors
     /// [`Error::Run`] if a copy from the device fails.
     pub fn read(&self) -> Result<Tensors, Error> {
-        let graph = &self.session.graph;
-        self.current()
-            .map(|(name, value)| {
-                let tensor = value::to_tensor(value)
-                    .map_err(|error| run_error(graph, &error))?
-                    .ok_or_else(|| super::session::no_tensor(graph, name))?;
-                Ok((name.to_owned(), tensor))
-            })
-            .collect()
+        self.held().read()
     }
 
-    /// The carried tensors where they lie.
-    pub(super) fn current(&self) -> impl Iterator<Item = (&str, &DynTensor)> {
+    /// The carried tensors where they lie, by their inputs' names.
+    pub fn held(&self) -> Held<'_> {
         let renewed = self.renewed.iter().map(|c| c.input.as_str()).zip(&self.sets[self.turn]);
-        renewed.chain(self.fixed.iter().map(|(name, value)| (name.as_str(), value)))
+        Held::new(renewed.chain(self.fixed.iter().map(|(name, value)| (name.as_str(), value))))
+    }
+}
+
+impl Feed for Step {
+    fn has_input(&self, name: &str) -> bool {
+        self.session.has_input(name)
+    }
+
+    fn feed(&mut self, name: &str, dtype: DType, shape: &[usize], fill: impl FnOnce(&mut [u8])) -> Result<(), Error> {
+        let (index, fresh) = feed_buffer(&self.session, &mut self.feeds, name, dtype, shape)?;
+        let value = &mut self.feeds[index].1;
+        fill(value::bytes_mut(value, crate::tensor::elements(shape) * dtype.size()));
+        if fresh && self.session.place == Place::Host {
+            for binding in &mut self.bindings {
+                binding.bind_input(name, value).map_err(|error| run_error(&self.session.graph, &error))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -202,7 +203,7 @@ fn has_type(value: &DynTensor, dtype: DType, shape: &[usize]) -> bool {
         && value.shape().iter().zip(shape).all(|(&a, &b)| usize::try_from(a) == Ok(b))
 }
 
-fn first_value<'a>(session: &Session, name: &str, initial: &'a Tensors) -> Result<&'a Tensor, Error> {
+pub(super) fn first_value<'a>(session: &Session, name: &str, initial: &'a Tensors) -> Result<&'a Tensor, Error> {
     let tensor =
         initial.get(name).ok_or_else(|| Error::Missing { graph: session.graph.clone(), name: name.to_owned() })?;
     let port = session.input(name)?;
@@ -222,39 +223,49 @@ fn first_value<'a>(session: &Session, name: &str, initial: &'a Tensors) -> Resul
 }
 
 /// The allocator of the session's device; `None` on the host.
-fn device_allocator(session: &Session) -> ort::Result<Option<Allocator>> {
-    match session.place {
+pub(super) fn device_allocator(session: &Session) -> Result<Option<Allocator>, Error> {
+    let device = match session.place {
         Place::Host => Ok(None),
-        place @ Place::Cuda(_) => Allocator::new(&session.inner, place.memory()?).map(Some),
-    }
+        place @ Place::Cuda(_) => place.memory().and_then(|memory| Allocator::new(&session.inner, memory)).map(Some),
+    };
+    device.map_err(|error| run_error(&session.graph, &error))
 }
 
-fn place_value(session: &Session, device: &Option<Allocator>, tensor: &Tensor) -> ort::Result<DynTensor> {
-    let host = value::from_tensor(&session.host, tensor)?;
-    match device {
+/// A copy of the tensor where the session computes.
+pub(super) fn place_value(session: &Session, device: &Option<Allocator>, tensor: &Tensor) -> Result<DynTensor, Error> {
+    let placed = value::from_tensor(&session.host, tensor).and_then(|host| match device {
         None => Ok(host),
         Some(allocator) => {
             let mut value = value::zeros(allocator, tensor.dtype(), tensor.shape())?;
             host.copy_into(&mut value)?;
             Ok(value)
         }
+    });
+    placed.map_err(|error| run_error(&session.graph, &error))
+}
+
+/// Zeros for an input or output of fixed shape, where the session computes.
+pub(super) fn buffer(session: &Session, device: &Option<Allocator>, port: &Port) -> Result<DynTensor, Error> {
+    let shape: Option<Vec<usize>> = port.shape.iter().copied().collect();
+    match (port.dtype, shape) {
+        (Some(dtype), Some(shape)) => place_value(session, device, &Tensor::zeros(dtype, shape)),
+        _ => Err(unfit(session, port, "a tensor of fixed shape")),
     }
 }
 
-/// A buffer on the host for an output of one element.
-fn scalar_buffer(session: &Session, name: &str) -> Result<DynTensor, Error> {
+/// A buffer for an output of one element.
+fn scalar_buffer(session: &Session, device: &Option<Allocator>, name: &str) -> Result<DynTensor, Error> {
     let port = session.output(name)?;
-    let shape: Option<Vec<usize>> = port.shape.iter().copied().collect();
-    match (port.dtype, shape) {
-        (Some(dtype), Some(shape)) if crate::tensor::elements(&shape) == 1 => {
-            value::zeros(&session.host, dtype, &shape).map_err(|error| run_error(&session.graph, &error))
-        }
-        _ => Err(Error::Port {
-            graph: session.graph.clone(),
-            what: "output",
-            name: name.to_owned(),
-            found: port.describe(),
-            expected: "a scalar".to_owned(),
-        }),
+    let single = port.shape.iter().all(|&d| d == Some(1));
+    if single { buffer(session, device, port) } else { Err(unfit(session, port, "a scalar")) }
+}
+
+fn unfit(session: &Session, port: &Port, expected: &str) -> Error {
+    Error::Port {
+        graph: session.graph.clone(),
+        what: "output",
+        name: port.name.clone(),
+        found: port.describe(),
+        expected: expected.to_owned(),
     }
 }

@@ -75,14 +75,6 @@ pub(super) fn to_tensor(value: &DynTensor) -> ort::Result<Option<Tensor>> {
     Ok(Tensor::new(dtype, shape, data).ok())
 }
 
-/// The element of a value in host memory that has one.
-pub(super) fn scalar(value: &DynTensor) -> f64 {
-    let Some(dtype) = dtype(*value.data_type()) else {
-        return f64::NAN;
-    };
-    crate::tensor::element_f64(dtype, bytes(value, dtype.size()))
-}
-
 /// `length` must be the number of bytes that the value's type and shape take, and the value must lie in host memory.
 pub(super) fn bytes_mut(value: &mut DynTensor, length: usize) -> &mut [u8] {
     if length == 0 {

@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{Error, Schedule};
+use super::{Error, LastBatch, Schedule};
 use crate::runtime::Device;
 
 /// Every option of `train`, under the names of the command line. Missing ones take the default.
@@ -25,6 +25,9 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
     pub batch_size: usize,
+    pub last_batch: LastBatch,
+    /// Micro-batches of `batch_size` samples a step.
+    pub accumulate: usize,
     pub lr: f64,
     pub schedule: Schedule,
     /// Steps.
@@ -35,6 +38,9 @@ pub struct Config {
     pub lambda: Option<f64>,
     /// Steps.
     pub lambda_warmup: u64,
+    /// Decay of the weights' moving average, if one is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
     /// Evaluations without improvement after which the run ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patience: Option<u64>,
@@ -63,12 +69,15 @@ impl Default for Config {
             epochs: None,
             steps: None,
             batch_size: 64,
+            last_batch: LastBatch::Drop,
+            accumulate: 1,
             lr: 0.01,
             schedule: Schedule::Constant,
             warmup: 0,
             seed: 0,
             lambda: None,
             lambda_warmup: 0,
+            ema: None,
             patience: None,
             metric: None,
             log_every: 50,
@@ -168,10 +177,17 @@ impl Config {
     /// [`Error::Option`] for the first option out of its range.
     pub fn check(&self) -> Result<(), Error> {
         let positive = "a number above 0";
-        let checks: [(&'static str, bool, String, &'static str); 9] = [
+        let checks: [(&'static str, bool, String, &'static str); 11] = [
             ("epochs", self.epochs != Some(0), "0".to_owned(), positive),
             ("steps", self.steps != Some(0), "0".to_owned(), positive),
             ("batch-size", self.batch_size > 0, "0".to_owned(), positive),
+            ("accumulate", self.accumulate > 0, "0".to_owned(), positive),
+            (
+                "ema",
+                self.ema.is_none_or(|decay| (0.0..1.0).contains(&decay)),
+                self.ema.unwrap_or_default().to_string(),
+                "a decay from 0 to below 1",
+            ),
             ("lr", self.lr.is_finite() && self.lr >= 0.0, self.lr.to_string(), "a finite number of 0 or more"),
             (
                 "lambda",

@@ -50,10 +50,24 @@ pub enum Error {
     NotARun { path: PathBuf, expected: &'static str },
     #[error("{}: it has no checkpoint yet", path.display())]
     NoCheckpoint { path: PathBuf },
-    #[error("{}: damaged: {why}; remove it to go on from the checkpoint before it", path.display())]
+    #[error("{}: another process trains in it", path.display())]
+    RunBusy { path: PathBuf },
+    #[error("{}: damaged: {why}", path.display())]
     Checkpoint { path: PathBuf, why: String },
+    #[error("{}: no checkpoint is whole:{}", path.display(), list(damaged))]
+    AllDamaged { path: PathBuf, damaged: Vec<(PathBuf, String)> },
+    #[error("{}: the run keeps no moving average of the weights; train with an averaging decay to have one", path.display())]
+    NoAverage { path: PathBuf },
+    #[error("{}: the data are not those that the run began with; put them back, or begin a new run", path.display())]
+    DataChanged { path: PathBuf },
+    #[error("a graph of the program's own is broken: {why}")]
+    Graph { why: String },
     #[error("{}: the parameter `{name}` is not in it, but the manifest lists it", path.display())]
     MissingParameter { path: PathBuf, name: String },
+}
+
+fn list(damaged: &[(PathBuf, String)]) -> String {
+    damaged.iter().map(|(path, why)| format!("\n  {}: {why}", path.display())).collect()
 }
 
 fn checkpoint(last: Option<&PathBuf>) -> String {

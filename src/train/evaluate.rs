@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     artifact::manifest::Manifest,
-    runtime::{Bound, Options, Runtime, Session, Step},
+    runtime::{Bound, Feed, Held, Options, Runtime, Session},
     tensor::{DType, Tensor, Tensors, element_i64, elements},
 };
 
@@ -71,12 +71,12 @@ impl Evaluator {
         Ok(self.bound.hold(tensors)?)
     }
 
-    /// Takes the parameters that a training step has now.
+    /// Takes parameters where they lie; see [`Bound::share`].
     ///
     /// # Errors
     /// [`Error::Runtime`].
-    pub fn share(&mut self, step: &Step) -> Result<(), Error> {
-        Ok(self.bound.share(step)?)
+    pub fn share(&mut self, tensors: &Held<'_>) -> Result<(), Error> {
+        Ok(self.bound.share(tensors)?)
     }
 
     /// Means over the samples `indices`, each sample with the same weight; the last batch may be smaller, except where the
@@ -131,7 +131,7 @@ impl Evaluator {
             let dtype = column.tensor.dtype();
             self.bound.feed(&column.name, dtype, &shape, |bytes| column.gather(part, bytes))?;
         }
-        self.probes.feed_bound(&mut self.bound, position, part.len())?;
+        self.probes.feed(&mut self.bound, position, part.len())?;
         Ok(self.bound.run()?)
     }
 

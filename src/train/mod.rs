@@ -6,19 +6,26 @@
 pub mod checkpoint;
 mod config;
 pub mod data;
+mod engine;
 mod error;
 mod evaluate;
+mod event;
+mod fingerprint;
+mod judge;
 mod metrics;
 mod probes;
 pub mod run;
 pub mod sampler;
+mod samples;
 mod schedule;
 mod trainer;
 
 pub use config::{Config, DEFAULT_EPOCHS, Validation};
 pub use error::Error;
 pub use evaluate::Evaluator;
+pub use event::{End, Event, Outcome, Plan};
 pub use metrics::{Figures, StepRecord};
 pub use probes::Probes;
+pub use samples::LastBatch;
 pub use schedule::{Schedule, lambda_factor};
-pub use trainer::{End, Event, Outcome, Plan, Trainer};
+pub use trainer::{Resume, Trainer};

@@ -6,7 +6,7 @@ use rand_chacha::{ChaCha8Rng, rand_core::RngCore};
 use super::sampler::{Purpose, generator};
 use crate::{
     artifact::manifest::{Dim, Distribution, Manifest, Probe},
-    runtime::{self, Bound, Session, Step},
+    runtime::{self, Feed, Session},
     tensor::DType,
 };
 
@@ -38,37 +38,17 @@ impl Probes {
         Ok(Probes { seed, purpose, probes })
     }
 
-    /// Draws the probes of `position` (a step or a batch) for a batch of `batch` samples and feeds them to a step.
-    pub fn feed_step(&self, step: &mut Step, position: u64, batch: usize) -> Result<(), runtime::Error> {
-        self.each(position, batch, |name, dtype, shape, generator| {
-            step.feed(name, dtype, shape, |bytes| signs(generator, dtype, bytes))
-        })
-    }
-
-    /// As [`Probes::feed_step`], for an evaluation.
-    pub fn feed_bound(&self, bound: &mut Bound, position: u64, batch: usize) -> Result<(), runtime::Error> {
-        self.each(position, batch, |name, dtype, shape, generator| {
-            bound.feed(name, dtype, shape, |bytes| signs(generator, dtype, bytes))
-        })
-    }
-
-    fn each(
-        &self,
-        position: u64,
-        batch: usize,
-        mut feed: impl FnMut(&str, DType, &[usize], &mut ChaCha8Rng) -> Result<(), runtime::Error>,
-    ) -> Result<(), runtime::Error> {
+    /// Draws the probes of `position` (a micro-batch of a step, or a batch) for `batch` samples and feeds them to a graph.
+    pub fn feed(&self, graph: &mut impl Feed, position: u64, batch: usize) -> Result<(), runtime::Error> {
         for (index, (probe, dtype)) in self.probes.iter().enumerate() {
             let Distribution::Rademacher = probe.distribution;
-            let shape: Vec<usize> = probe
-                .shape
-                .iter()
-                .map(|dim| match dim {
-                    Dim::Fixed(size) => *size,
-                    Dim::Symbol(_) => batch,
-                })
-                .collect();
-            feed(&probe.name, *dtype, &shape, &mut generator(self.seed, self.purpose, position, index as u64))?;
+            let size = |dim: &Dim| match dim {
+                Dim::Fixed(size) => *size,
+                Dim::Symbol(_) => batch,
+            };
+            let shape: Vec<usize> = probe.shape.iter().map(size).collect();
+            let mut generator = generator(self.seed, self.purpose, position, index as u64);
+            graph.feed(&probe.name, *dtype, &shape, |bytes| signs(&mut generator, *dtype, bytes))?;
         }
         Ok(())
     }

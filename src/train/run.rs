@@ -1,18 +1,21 @@
 //! The directory of a run. It stands alone: beside metrics and checkpoints it has the manifest and the graphs.
 //!
 //! ```text
-//! RUN/config.toml  manifest.json  model.onnx  train.onnx  evaluate.onnx  …
+//! RUN/config.toml  manifest.json  model.onnx  train.onnx  evaluate.onnx  …  parameters.safetensors (initial)
 //!     metrics.jsonl
-//!     checkpoints/step-N/{parameters.safetensors,state.json}
-//!     best/{parameters.safetensors,state.json}
+//!     checkpoints/step-N/{parameters.safetensors,state.json,SHA256SUMS}, with --ema average.safetensors
+//!     best/ the same
 //! ```
 
 use std::{
-    fs, io,
+    fs::{self, File},
     path::{Path, PathBuf},
 };
 
-use super::{Config, Error, checkpoint};
+use super::{
+    Config, Error, Event,
+    checkpoint::{self, Checkpoint, Progress},
+};
 use crate::{
     artifact::manifest::{self, Manifest, PARAMETERS},
     tensor::{self, Tensors},
@@ -22,6 +25,23 @@ pub const CONFIG: &str = "config.toml";
 pub const METRICS: &str = "metrics.jsonl";
 pub const CHECKPOINTS: &str = "checkpoints";
 pub const BEST: &str = "best";
+const LOCK: &str = ".lock";
+
+/// Whether a new run may stand at `directory`: nothing is there, or with `force` another run.
+///
+/// # Errors
+/// [`Error::RunExists`]; [`Error::NotARun`] for what is never replaced.
+pub fn check_free(directory: &Path, force: bool) -> Result<(), Error> {
+    if fs::symlink_metadata(directory).is_err() {
+        return Ok(());
+    }
+    let path = directory.to_owned();
+    match (force, directory.join(CONFIG).is_file()) {
+        (true, true) => Ok(()),
+        (true, false) => Err(Error::NotARun { path, expected: CONFIG }),
+        (false, _) => Err(Error::RunExists { path }),
+    }
+}
 
 /// A run's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,29 +50,24 @@ pub struct Run {
 }
 
 impl Run {
-    /// Makes the directory of a new run, whole or not at all, with the configuration and copies of the artifact's manifest
-    /// and graphs.
+    /// Makes the directory of a new run, whole or not at all, with the configuration and copies of the artifact's manifest,
+    /// graphs and initial parameters. With `force` it takes the place of another run.
     ///
     /// # Errors
-    /// [`Error::RunExists`]; [`Error::Io`].
-    pub fn create(directory: &Path, config: &Config, manifest: &Manifest) -> Result<Run, Error> {
-        let io_error = |path: &Path| {
-            let path = path.to_owned();
-            move |source: io::Error| Error::Io { path, source }
-        };
-        if directory.exists() {
-            return Err(Error::RunExists { path: directory.to_owned() });
-        }
+    /// [`check_free`]; [`Error::Io`].
+    pub fn create(directory: &Path, config: &Config, manifest: &Manifest, force: bool) -> Result<Run, Error> {
+        check_free(directory, force)?;
         let mut files = vec![(CONFIG.to_owned(), config.to_toml()?.into_bytes())];
         let graphs = manifest.graph_paths().map(|(_, path)| path);
-        for name in [manifest::FILE, manifest::MODEL].into_iter().chain(graphs) {
+        for name in [manifest::FILE, manifest::MODEL, PARAMETERS].into_iter().chain(graphs) {
             let path = config.artifact.join(name);
             if path.exists() && files.iter().all(|(known, _)| known != name) {
-                files.push((name.to_owned(), fs::read(&path).map_err(io_error(&path))?));
+                files.push((name.to_owned(), fs::read(&path).map_err(|source| Error::Io { path, source })?));
             }
         }
         let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
-        checkpoint::write_directory(directory, &files).map_err(io_error(directory))?;
+        checkpoint::write_directory(directory, &files)
+            .map_err(|source| Error::Io { path: directory.to_owned(), source })?;
         Ok(Run { directory: directory.to_owned() })
     }
 
@@ -97,6 +112,49 @@ impl Run {
         self.directory.join(BEST)
     }
 
+    /// Keeps other processes from training in this directory as long as the file is open.
+    ///
+    /// # Errors
+    /// [`Error::RunBusy`]; [`Error::Io`].
+    pub fn lock(&self) -> Result<File, Error> {
+        let path = self.directory.join(LOCK);
+        let file = File::create(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(fs::TryLockError::WouldBlock) => Err(Error::RunBusy { path: self.directory.clone() }),
+            Err(fs::TryLockError::Error(source)) => Err(Error::Io { path, source }),
+        }
+    }
+
+    /// What the run goes on from: the latest checkpoint that is whole, or its beginning if it has none yet. Damaged ones are
+    /// set aside, which `report` is told.
+    ///
+    /// # Errors
+    /// [`Error::AllDamaged`] if there are checkpoints and none is whole; [`Error::Io`].
+    pub fn last_state(&self, seed: u64, report: &mut dyn FnMut(&Event)) -> Result<Checkpoint, Error> {
+        checkpoint::recover(&self.directory)?;
+        checkpoint::recover(&self.checkpoints())?;
+        let mut damaged: Vec<(PathBuf, String)> = Vec::new();
+        for (_, path) in checkpoint::list(&self.checkpoints()).into_iter().rev() {
+            match checkpoint::load(&path) {
+                Ok(found) => {
+                    for (path, why) in damaged {
+                        let aside = checkpoint::set_aside(&path)?;
+                        report(&Event::Damaged { path, why, aside });
+                    }
+                    return Ok(found);
+                }
+                Err(Error::Checkpoint { path, why }) => damaged.push((path, why)),
+                Err(other) => return Err(other),
+            }
+        }
+        if !damaged.is_empty() {
+            return Err(Error::AllDamaged { path: self.directory.clone(), damaged });
+        }
+        let tensors = tensor::read_safetensors(&self.directory.join(PARAMETERS))?;
+        Ok(Checkpoint { progress: Progress { seed, ..Progress::default() }, tensors, average: None })
+    }
+
     /// The checkpoint of the latest step.
     pub fn latest(&self) -> Option<PathBuf> {
         checkpoint::list(&self.checkpoints()).pop().map(|(_, path)| path)
@@ -125,6 +183,8 @@ pub struct Weights {
     pub parameters: PathBuf,
     /// Parameters and state.
     pub tensors: Tensors,
+    /// The moving average of those that train, where the run keeps one.
+    pub average: Option<Tensors>,
     /// Steps of training behind them.
     pub step: u64,
 }
@@ -137,11 +197,12 @@ pub fn weights(path: &Path) -> Result<Weights, Error> {
     let has = |name: &str| path.join(name).is_file();
     let weights = if has(CONFIG) {
         let run = Run::open(path)?;
-        let (origin, checkpoint) = if run.best().is_dir() {
-            (Origin::Best, run.best())
-        } else {
-            let latest = run.latest().ok_or_else(|| Error::NoCheckpoint { path: path.to_owned() })?;
-            (Origin::Checkpoint, latest)
+        let (origin, checkpoint) = match checkpoint::standing(&run.best()) {
+            Some(best) => (Origin::Best, best),
+            None => {
+                let latest = run.latest().ok_or_else(|| Error::NoCheckpoint { path: path.to_owned() })?;
+                (Origin::Checkpoint, latest)
+            }
         };
         of_checkpoint(origin, path, &checkpoint)?
     } else if has(manifest::FILE) {
@@ -149,7 +210,15 @@ pub fn weights(path: &Path) -> Result<Weights, Error> {
         manifest.verify_files(path, &[PARAMETERS])?;
         let parameters = path.join(PARAMETERS);
         let tensors = tensor::read_safetensors(&parameters)?;
-        Weights { origin: Origin::Artifact, manifest, graphs: path.to_owned(), parameters, tensors, step: 0 }
+        Weights {
+            origin: Origin::Artifact,
+            manifest,
+            graphs: path.to_owned(),
+            parameters,
+            tensors,
+            average: None,
+            step: 0,
+        }
     } else if has(checkpoint::STATE) {
         // `RUN/best` or `RUN/checkpoints/step-N`.
         let absolute = std::path::absolute(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
@@ -163,14 +232,27 @@ pub fn weights(path: &Path) -> Result<Weights, Error> {
     Ok(weights)
 }
 
+impl Weights {
+    /// The same with the moving average in the place of the weights that train.
+    ///
+    /// # Errors
+    /// [`Error::NoAverage`].
+    pub fn averaged(mut self) -> Result<Weights, Error> {
+        let average = self.average.take().ok_or_else(|| Error::NoAverage { path: self.parameters.clone() })?;
+        self.tensors.extend(average);
+        Ok(self)
+    }
+}
+
 fn of_checkpoint(origin: Origin, run: &Path, checkpoint: &Path) -> Result<Weights, Error> {
-    let (progress, tensors) = checkpoint::load(checkpoint)?;
+    let Checkpoint { progress, tensors, average } = checkpoint::load(checkpoint)?;
     Ok(Weights {
         origin,
         manifest: Manifest::read(run)?,
         graphs: run.to_owned(),
         parameters: checkpoint.join(PARAMETERS),
         tensors,
+        average,
         step: progress.position.step,
     })
 }

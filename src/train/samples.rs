@@ -1,0 +1,101 @@
+//! Which samples train and which validate, and how an epoch is cut into steps.
+
+use std::rc::Rc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Config, Error,
+    config::Validation,
+    data::{self, Dataset},
+    sampler,
+};
+
+/// What becomes of the samples at the end of an epoch that do not fill a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum LastBatch {
+    /// They wait for another epoch's order
+    #[default]
+    Drop,
+    /// They make a smaller step
+    Keep,
+}
+
+/// Some samples of a dataset.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub data: Rc<Dataset>,
+    pub indices: Vec<usize>,
+}
+
+impl Part {
+    fn whole(data: Dataset) -> Part {
+        let indices = (0..data.samples()).collect();
+        Part { data: data.into(), indices }
+    }
+}
+
+/// An epoch cut into steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cut {
+    samples: usize,
+    /// Samples of a step.
+    pub step: usize,
+    last: LastBatch,
+}
+
+impl Cut {
+    pub fn new(config: &Config, samples: usize) -> Cut {
+        Cut { samples, step: config.batch_size * config.accumulate, last: config.last_batch }
+    }
+
+    pub fn steps_per_epoch(&self) -> u64 {
+        let steps = match self.last {
+            LastBatch::Drop => self.samples / self.step,
+            LastBatch::Keep => self.samples.div_ceil(self.step),
+        };
+        steps as u64
+    }
+
+    /// The places within an epoch's order that the `k`-th step takes.
+    pub fn places(&self, k: u64) -> std::ops::Range<usize> {
+        let first = k as usize * self.step;
+        first..(first + self.step).min(self.samples)
+    }
+}
+
+/// The samples to train on, and those to validate with.
+///
+/// # Errors
+/// Faults of the data; [`Error::Fraction`], [`Error::TooFewSamples`].
+pub(super) fn load(config: &Config, spec: &data::Spec) -> Result<(Part, Option<Part>), Error> {
+    let mut source = data::read(&config.data)?;
+    let dataset = Dataset::new(&mut source, spec)?;
+    let (training, validation) = match &config.val {
+        Some(Validation::File(path)) => {
+            let mut other = data::read(path)?;
+            (Part::whole(dataset), Some(Part::whole(Dataset::new(&mut other, spec)?)))
+        }
+        Some(Validation::Fraction(fraction)) => {
+            let samples = dataset.samples();
+            let held_out = (samples as f64 * fraction).round() as usize;
+            if held_out == 0 || held_out == samples {
+                return Err(Error::Fraction { data: config.data.clone(), samples, fraction: *fraction });
+            }
+            let (rest, apart) = sampler::split(config.seed, samples, held_out);
+            let data = Rc::new(dataset);
+            (Part { data: data.clone(), indices: rest }, Some(Part { data, indices: apart }))
+        }
+        None => {
+            let held_out = Dataset::held_out(&mut source, spec)?;
+            (Part::whole(dataset), held_out.map(Part::whole))
+        }
+    };
+    let cut = Cut::new(config, training.indices.len());
+    if cut.steps_per_epoch() == 0 {
+        let (data, samples, batch) = (config.data.clone(), training.indices.len(), cut.step);
+        return Err(Error::TooFewSamples { data, samples, batch });
+    }
+    Ok((training, validation))
+}
