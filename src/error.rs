@@ -99,6 +99,18 @@ pub enum Error {
     #[error("{} exists already and is nothing that this program wrote; it is never replaced", path.display())]
     NotOurs { path: PathBuf },
 
+    #[error("ONNX Runtime's training API cannot train this:\n{}", lines(faults))]
+    OrtTraining { faults: Vec<crate::artifact::ort_training::Fault> },
+
+    #[error("{}: {why}", path.display())]
+    Checkpoint { path: PathBuf, why: String },
+
+    #[error("{}: neither its directory nor the two above hold the artifact that it belongs to", checkpoint.display())]
+    NoArtifact { checkpoint: PathBuf },
+
+    #[error("{}: its weights are those of another model than {}", checkpoint.display(), model.display())]
+    OtherModel { checkpoint: PathBuf, model: PathBuf },
+
     #[error("{} is read and would be written: choose another name for the output", path.display())]
     OutputIsInput { path: PathBuf },
 
@@ -145,6 +157,11 @@ pub enum Error {
 
 fn plural(n: usize, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+/// Each on a line of its own.
+fn lines(faults: &[impl std::fmt::Display]) -> String {
+    faults.iter().map(|fault| format!("  {fault}")).collect::<Vec<_>>().join("\n")
 }
 
 /// `; did you mean "a" or "b"?`

@@ -1,6 +1,6 @@
 //! The trained weights back in the inference model.
 
-use super::manifest;
+use super::{manifest, ort_training};
 use crate::error::{Error, Result};
 use crate::ir::Tensor;
 use crate::onnx;
@@ -19,11 +19,15 @@ pub struct Exported {
     pub parameters: usize,
 }
 
-/// The inference model with the weights of a run (its best, or else newest), of one checkpoint, or of an artifact.
+/// The inference model with the weights of a run (its best, or else newest), of one checkpoint, or of an artifact. `artifact`
+/// is where a checkpoint of ONNX Runtime's training API belongs.
 ///
 /// # Errors
-/// What [`run::weights`] says of `source`; faults of the model file.
-pub fn export(source: &Path) -> Result<Exported> {
+/// What [`run::weights`] or [`ort_training::export`] says of `source`; faults of the model file.
+pub fn export(source: &Path, artifact: Option<&Path>) -> Result<Exported> {
+    if ort_training::is_source(source) {
+        return ort_training::export(source, artifact);
+    }
     let found = run::weights(source)?;
     let model = found.graphs.join(manifest::MODEL);
     let bytes = std::fs::read(&model).map_err(|source| Error::Io { path: model.clone(), source })?;

@@ -10,6 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::ort_training;
 use crate::tensor::DType;
 
 /// The file's name within an artifact.
@@ -32,6 +33,8 @@ pub enum Error {
     Json { path: PathBuf, source: serde_json::Error },
     #[error("{}: version {found}, but this program reads version {VERSION}; use the fam-onnx that wrote it, or inject anew", path.display())]
     Version { path: PathBuf, found: u64 },
+    #[error("{}: an artifact for ONNX Runtime's training API, which trains it; this program exports its checkpoints", path.display())]
+    OrtTraining { path: PathBuf },
     #[error("{}: {}", path.display(), list(faults))]
     Invalid { path: PathBuf, faults: Vec<Fault> },
     #[error(
@@ -256,6 +259,9 @@ impl Manifest {
             && found != u64::from(VERSION)
         {
             return Err(Error::Version { path: path.to_owned(), found });
+        }
+        if value.get("format").is_some_and(|format| format == ort_training::FORMAT) {
+            return Err(Error::OrtTraining { path: path.to_owned() });
         }
         // From the text and not from the value, so that the message has a line and a column.
         let manifest: Manifest = serde_json::from_str(text).map_err(json)?;

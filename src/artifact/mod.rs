@@ -4,6 +4,7 @@ mod batch_norm;
 mod export;
 pub mod manifest;
 mod modes;
+pub mod ort_training;
 mod standard;
 mod target;
 mod trace;

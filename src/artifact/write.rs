@@ -1,6 +1,7 @@
 //! An artifact on disk: it appears whole or not at all.
 
 use super::manifest::{self, FileEntry, Manifest};
+use super::ort_training::Record;
 use super::standard::Plan;
 use crate::error::{Error, Result};
 use crate::{onnx, tensor};
@@ -22,7 +23,7 @@ pub fn check_free(directory: &Path, force: bool) -> Result<()> {
     if fs::symlink_metadata(directory).is_err() {
         return Ok(());
     }
-    let ours = Manifest::read(directory).is_ok() || is_demo(directory);
+    let ours = Manifest::read(directory).is_ok() || Record::read(directory).is_ok() || is_demo(directory);
     match (ours, force) {
         (true, true) => Ok(()),
         (true, false) => Err(Error::Exists { path }),

@@ -88,6 +88,8 @@ fn model_hint(error: &Program) -> Option<String> {
         Program::UnknownName { what: "parameter", .. } => "fam-onnx inspect MODEL lists the parameters",
         Program::SeveralOutputs { .. } => "--output-name NAME",
         Program::NoClosedForm { .. } => "--estimator hutchinson estimates κ for any head",
+        Program::NoArtifact { .. } => "--artifact DIR names it",
+        Program::OtherModel { .. } => "--artifact DIR names the artifact that it belongs to",
         Program::NotDifferentiable { .. } => "fam-onnx inspect MODEL lists every operator with its derivative",
         _ => return None,
     };

@@ -15,18 +15,22 @@ use crate::artifact;
 Examples:
   fam-onnx export model.fam.run -o model-fam.onnx
   fam-onnx export model.fam.run/best -o model-best.onnx
-  fam-onnx export model.fam.run/checkpoints/step-1000 -o model-1000.onnx")]
+  fam-onnx export model.fam.run/checkpoints/step-1000 -o model-1000.onnx
+  fam-onnx export model.fam/checkpoint -o model-fam.onnx       (of `inject --format ort-training`)")]
 pub(super) struct Export {
-    /// A run, one of its checkpoints, or an artifact
+    /// A run, one of its checkpoints, an artifact, or a checkpoint of ONNX Runtime's training API
     source: PathBuf,
     /// The model to write
     #[arg(short, long, value_name = "MODEL.onnx")]
     output: PathBuf,
+    /// The artifact that a checkpoint of ONNX Runtime's training API belongs to [default: the one around it]
+    #[arg(long, value_name = "DIR")]
+    artifact: Option<PathBuf>,
 }
 
 impl Export {
     pub fn run(&self, output: &Output) -> Result<()> {
-        let exported = artifact::export(&self.source)?;
+        let exported = artifact::export(&self.source, self.artifact.as_deref())?;
         crate::onnx::save(&exported.bytes, &self.output)?;
         let from = exported.weights.display();
         let text = format!("{} with the weights of {from}\n", self.output.display());

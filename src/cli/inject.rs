@@ -7,7 +7,7 @@ use super::loss::LossArgs;
 use super::optimizer::OptimizerArgs;
 use super::table::{metric, table};
 use super::{Output, Result, finite_in, usage};
-use crate::artifact::{self, Options, Plan, manifest};
+use crate::artifact::{self, Options, Plan, manifest, ort_training};
 use crate::flatness::{Estimator, Measure};
 use crate::onnx;
 
@@ -25,7 +25,8 @@ Examples:
   fam-onnx inject model.onnx --layer penultimate --lambda 0.1 --dry-run
   fam-onnx inject unet.onnx --layer encoder.conv1 --lambda 0.01 --loss dice-with-logits
   fam-onnx inject model.onnx --layer fc --lambda 0.1 --class-weights weights.json --ignore-index 255 --label-smoothing 0.1
-  fam-onnx inject model.onnx --layer fc --lambda 0.1 --loss my-loss.onnx")]
+  fam-onnx inject model.onnx --layer fc --lambda 0.1 --loss my-loss.onnx
+  fam-onnx inject model.onnx --layer fc --lambda 0.1 --format ort-training")]
 pub(super) struct Inject {
     /// The model, an .onnx file
     model: PathBuf,
@@ -64,6 +65,9 @@ pub(super) struct Inject {
     #[arg(long, value_enum, default_value_t = BatchNorm::Frozen)]
     batch_norm: BatchNorm,
 
+    /// For any ONNX Runtime, or for the training API of ONNX Runtime up to 1.19.2
+    #[arg(long, value_enum, default_value_t = Format::Standard)]
+    format: Format,
     /// All the analysis, no file
     #[arg(long)]
     dry_run: bool,
@@ -97,6 +101,12 @@ enum BatchNorm {
     Frozen,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+enum Format {
+    Standard,
+    OrtTraining,
+}
+
 impl Inject {
     pub fn run(&self, output: &Output) -> Result<()> {
         let options = self.options()?;
@@ -111,10 +121,17 @@ impl Inject {
                 .map_err(|source| crate::Error::Io { path: self.model.clone(), source })?,
         };
         let plan = artifact::plan(&model, &options, source)?;
+        let ort_training = match self.format {
+            Format::Standard => None,
+            Format::OrtTraining => Some(ort_training::prepare(&plan, &options)?),
+        };
         if !self.dry_run {
             let names: Vec<String> = plan.manifest.parameters.iter().map(|p| p.name.clone()).collect();
             let inference = onnx::without_weights(&self.model, &names)?;
-            artifact::write(&plan, &inference, &directory, self.force)?;
+            match &ort_training {
+                Some(artifact) => ort_training::write(artifact, &inference, &directory, self.force)?,
+                None => artifact::write(&plan, &inference, &directory, self.force)?,
+            }
         }
         for note in &plan.report.notes {
             output.say(&format!("note: {note}"));

@@ -11,6 +11,7 @@ mod facts;
 mod fault;
 mod functions;
 mod normalise;
+mod ort_optimizer;
 mod raw;
 mod read;
 mod since;
@@ -28,6 +29,7 @@ pub mod proto {
 
 pub(crate) use fault::list as list_faults;
 pub use fault::{ExternalFault, ModelFault, NotOnnx};
+pub use ort_optimizer::{OrtOptimizer, ort_optimizer};
 pub use read::{read, read_bytes};
 pub use text::{TextOptions, compact, graph_text, text};
 pub use weights::{save, with_weights, without_weights};

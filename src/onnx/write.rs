@@ -7,7 +7,7 @@ use super::proto::{
 };
 use super::{since, tensor, types};
 use crate::error::{Error, Result};
-use crate::ir::{Attr, DType, Graph, Model, Tensor, ValueId};
+use crate::ir::{Attr, Attrs, DType, Graph, Model, Tensor, ValueId};
 use prost::Message;
 use prost::bytes::Bytes;
 use std::collections::{BTreeSet, HashSet};
@@ -208,6 +208,11 @@ fn intermediates(g: &Graph) -> Vec<ValueId> {
 /// `""` for what is left out.
 fn names(g: &Graph, ids: &[Option<ValueId>]) -> Vec<String> {
     ids.iter().map(|id| id.map_or(String::new(), |id| g.name_of(id).to_string())).collect()
+}
+
+/// Attributes that hold no graph.
+pub(super) fn attributes(attrs: &Attrs, opset: i64) -> Vec<AttributeProto> {
+    attrs.0.iter().map(|(name, attr)| attribute(name, attr, opset, &mut tensor::encode)).collect()
 }
 
 fn attribute(name: &str, attr: &Attr, opset: i64, put: &mut Put) -> AttributeProto {

@@ -31,25 +31,31 @@ pub fn ort() -> PathBuf {
 /// A Python interpreter with [`PACKAGES`], in a virtual environment below `target/` that is made once.
 pub fn python() -> PathBuf {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-    PYTHON.get_or_init(make_python).clone()
+    PYTHON.get_or_init(|| make_python("test-python", &PACKAGES)).clone()
 }
 
-fn make_python() -> PathBuf {
+/// A Python interpreter with the last release of ONNX Runtime that has the training API (for CPython 3.8 to 3.11).
+pub fn ort_training_python() -> PathBuf {
+    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
+    PYTHON.get_or_init(|| make_python("test-python-ort-training", &["onnxruntime-training-cpu==1.19.2"])).clone()
+}
+
+fn make_python(name: &str, packages: &[&str]) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("a target directory");
-    let environment = target.join("test-python");
+    let environment = target.join(name);
     let interpreter = environment.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
-    let wanted = PACKAGES.join("\n");
+    let wanted = packages.join("\n");
     let stamp = environment.join("packages.txt");
     let is_ready = || fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted);
 
     // Test binaries run side by side; the first makes the environment and the others wait for it.
-    let lock = File::create(target.join("test-python.lock")).expect("a lock file");
+    let lock = File::create(target.join(format!("{name}.lock"))).expect("a lock file");
     lock.lock().expect("the lock");
     if !is_ready() {
-        eprintln!("making a Python environment with {} in {} (once)", PACKAGES.join(", "), environment.display());
+        eprintln!("making a Python environment with {} in {} (once)", packages.join(", "), environment.display());
         run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment));
         let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
-        run(Command::new(&interpreter).args(pip).args(PACKAGES));
+        run(Command::new(&interpreter).args(pip).args(packages));
         fs::write(&stamp, &wanted).expect("the list of packages");
     }
     interpreter
