@@ -64,6 +64,7 @@
 //! | [`artifact`] | the traced step cut into the graphs that people run; manifest, export |
 //! | [`runtime`] | ONNX Runtime: the library, sessions, steps that feed themselves |
 //! | [`train`] | data, the loop, schedules, checkpoints, evaluation, metrics |
+//! | [`measure`] | κ, `Tr H` and weight norms of a model on data, batch by batch |
 //! | [`demo`] | all of it on data that ships with the program |
 //! | [`eval`] | a slow, obvious interpreter in `f64`: the oracle of every rule |
 //! | [`tensor`] | tensors on the host |
@@ -93,6 +94,7 @@ pub mod ir;
 pub mod linear;
 pub mod loss;
 pub mod lower;
+pub mod measure;
 pub mod onnx;
 pub mod ops;
 pub mod optim;

@@ -179,7 +179,7 @@ pub struct State {
     pub shape: Vec<usize>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Graphs {
     pub gradient: GradientGraph,
     pub optimizer: OptimizerGraph,
@@ -187,7 +187,7 @@ pub struct Graphs {
     pub evaluate: EvaluateGraph,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GradientGraph {
     pub path: String,
     pub loss: String,
@@ -201,7 +201,7 @@ pub struct GradientGraph {
     pub updates: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OptimizerGraph {
     pub path: String,
     /// Input, a float32 scalar.
@@ -212,7 +212,7 @@ pub struct OptimizerGraph {
     pub updates: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrainGraph {
     pub path: String,
     /// Input, a float32 scalar.
@@ -225,7 +225,7 @@ pub struct TrainGraph {
     pub updates: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EvaluateGraph {
     pub path: String,
     /// The model's outputs; the loss reads the first.
@@ -241,6 +241,26 @@ pub struct FileEntry {
 }
 
 impl Manifest {
+    /// Of no model, by this program.
+    pub fn empty() -> Manifest {
+        Manifest {
+            version: VERSION,
+            fam_onnx: env!("CARGO_PKG_VERSION").to_owned(),
+            source: Source { name: String::new(), sha256: String::new() },
+            opset: 0,
+            options: serde_json::Map::new(),
+            layers: Vec::new(),
+            inputs: Vec::new(),
+            labels: None,
+            label_spec: None,
+            loss: String::new(),
+            parameters: Vec::new(),
+            state: Vec::new(),
+            graphs: Graphs::default(),
+            files: BTreeMap::new(),
+        }
+    }
+
     /// Reads and validates `directory/manifest.json`.
     ///
     /// # Errors

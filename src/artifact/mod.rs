@@ -3,6 +3,7 @@
 mod batch_norm;
 mod export;
 pub mod manifest;
+mod measurement;
 mod modes;
 pub mod ort_training;
 mod standard;
@@ -11,5 +12,6 @@ mod trace;
 mod write;
 
 pub use export::{Exported, export};
+pub use measurement::{MeasuredLayer, Measurement, SkippedLayer, measurement};
 pub use standard::{EXACT_LIMIT, LayerReport, Options, Plan, Report, Size, Target, plan, report};
 pub use write::{Draft, check_free, default_directory, write};

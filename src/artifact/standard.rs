@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::flatness::{Estimator, Measure};
 use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Tensor, Val, ValueId, fixed};
 use crate::loss::{LossModel, Settings};
-use crate::optim::{self, Optimizer, Step};
+use crate::optim::{self, Optimizer, Sgd, Step};
 use crate::simplify;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashSet};
@@ -60,6 +60,23 @@ impl Target {
 }
 
 impl Options {
+    /// No layer, and what `inject` takes by default.
+    pub fn of(target: Target) -> Options {
+        Options {
+            layers: Vec::new(),
+            target,
+            output_name: None,
+            measure: Measure::Neuronwise,
+            per_fan_in: false,
+            estimator: None,
+            detach_trace: false,
+            optimizer: Optimizer::Sgd(Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 }),
+            clip_norm: None,
+            freeze: Vec::new(),
+            train_batch_norm: false,
+        }
+    }
+
     /// The options as the manifest keeps them.
     fn record(&self) -> Map<String, Value> {
         let layers: Vec<Value> =
@@ -367,7 +384,13 @@ impl Cutter<'_> {
     }
 }
 
-fn cut(model: &Model, whole: &Graph, name: &str, outputs: &[String], keep: &dyn Fn(ValueId) -> bool) -> Result<Model> {
+pub(super) fn cut(
+    model: &Model,
+    whole: &Graph,
+    name: &str,
+    outputs: &[String],
+    keep: &dyn Fn(ValueId) -> bool,
+) -> Result<Model> {
     let mut graph = Graph { name: name.to_string(), ..whole.clone() };
     let known = whole.by_name();
     graph.outputs = outputs.iter().filter_map(|n| known.get(n.as_str()).copied()).collect();
@@ -431,11 +454,6 @@ fn describe(
         });
     let updates: BTreeMap<String, String> = names.steps.clone().into_iter().chain(names.statistics.clone()).collect();
     Ok(Manifest {
-        version: manifest::VERSION,
-        fam_onnx: env!("CARGO_PKG_VERSION").to_string(),
-        source: manifest::Source { name: String::new(), sha256: String::new() },
-        opset: 0,
-        options: Map::new(),
         layers: layers.collect(),
         inputs: opened.inputs.clone(),
         labels: traced.labels.map(|v| v.name()),
@@ -474,11 +492,11 @@ fn describe(
                 objective: names.objective.clone(),
             },
         },
-        files: BTreeMap::new(),
+        ..Manifest::empty()
     })
 }
 
-fn probe(probe: &crate::flatness::Probe) -> manifest::Probe {
+pub(super) fn probe(probe: &crate::flatness::Probe) -> manifest::Probe {
     let dim = |d: &Dim| match d.fixed() {
         Some(n) => manifest::Dim::Fixed(n.max(0) as usize),
         None => manifest::Dim::Symbol(manifest::BATCH.to_string()),

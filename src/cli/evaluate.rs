@@ -40,7 +40,7 @@ pub(super) struct Evaluate {
     runtime: RuntimeArgs,
 }
 
-fn batch_size(text: &str) -> std::result::Result<usize, String> {
+pub(super) fn batch_size(text: &str) -> std::result::Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("expected a number above 0".to_owned()),
         Ok(size) => Ok(size),

@@ -89,10 +89,21 @@ enum Normalize {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum EstimatorArg {
+pub(super) enum EstimatorArg {
     Auto,
     Exact,
     Hutchinson,
+}
+
+impl EstimatorArg {
+    /// `None` for auto.
+    pub fn chosen(self) -> Option<Estimator> {
+        match self {
+            EstimatorArg::Auto => None,
+            EstimatorArg::Exact => Some(Estimator::Exact),
+            EstimatorArg::Hutchinson => Some(Estimator::Hutchinson),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
@@ -150,11 +161,7 @@ impl Inject {
                 MeasureArg::Layerwise => Measure::Layerwise,
             },
             per_fan_in: self.normalize == Normalize::FanIn,
-            estimator: match self.estimator {
-                EstimatorArg::Auto => None,
-                EstimatorArg::Exact => Some(Estimator::Exact),
-                EstimatorArg::Hutchinson => Some(Estimator::Hutchinson),
-            },
+            estimator: self.estimator.chosen(),
             detach_trace: self.detach_trace,
             optimizer: self.optimizer.optimizer()?,
             clip_norm: self.optimizer.clip_norm()?,

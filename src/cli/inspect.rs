@@ -8,10 +8,9 @@ use super::loss::LossArgs;
 use super::table::{metric, table};
 use super::{Output, Result};
 use crate::artifact::{self, Options, Target};
-use crate::flatness::{self, Layer, Measure};
+use crate::flatness::{self, Layer};
 use crate::ir::{Graph, Model, ValueId};
 use crate::ops::{self, Tangent};
-use crate::optim::{Optimizer, Sgd};
 use crate::{cost, onnx};
 
 /// What a model is made of: inputs and outputs, parameters, layers with head class and estimator, operators with derivative
@@ -88,16 +87,8 @@ impl Inspect {
         let first = model.graph.outputs.iter().find(float).map(|&id| model.graph.name_of(id).to_string());
         let options = Options {
             layers: vec![(model.graph.node(layer.node).name.clone(), 1.0)],
-            target: target.clone(),
             output_name: self.loss.output_name().or(first),
-            measure: Measure::Neuronwise,
-            per_fan_in: false,
-            estimator: None,
-            detach_trace: false,
-            clip_norm: None,
-            optimizer: Optimizer::Sgd(Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 }),
-            freeze: Vec::new(),
-            train_batch_norm: false,
+            ..Options::of(target.clone())
         };
         let weight = model.graph.name_of(layer.weight).to_string();
         match artifact::report(model, &options) {

@@ -11,6 +11,7 @@ mod inspect;
 mod interrupt;
 mod loss;
 mod man;
+mod measure;
 mod optimizer;
 mod output;
 mod print;
@@ -46,6 +47,7 @@ enum Command {
     Inject(Box<inject::Inject>),
     Train(Box<train::Train>),
     Evaluate(evaluate::Evaluate),
+    Measure(Box<measure::Measure>),
     Export(export::Export),
     Runtime(runtime::RuntimeCommand),
     Print(print::Print),
@@ -97,6 +99,7 @@ impl Cli {
             Command::Print(command) => command.run(&output),
             Command::Demo(command) => command.run(&output),
             Command::Evaluate(command) => command.run(&output),
+            Command::Measure(command) => command.run(&output),
             Command::Runtime(command) => command.run(&output),
             Command::Completions(command) => command.run(&output),
             Command::Man(command) => command.run(&output),

@@ -37,6 +37,18 @@ pub(super) fn metric(value: f64) -> String {
     }
 }
 
+/// So many significant digits, without an exponent where the number is neither tiny nor huge.
+pub(super) fn significant(value: f64, digits: usize) -> String {
+    let before = digits as i32 - 1;
+    if value == 0.0 || !value.is_finite() {
+        return value.to_string();
+    }
+    match value.abs().log10().floor() as i32 {
+        power @ -4..=5 => format!("{value:.*}", usize::try_from(before - power).unwrap_or(0)),
+        _ => format!("{value:.*e}", before as usize),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

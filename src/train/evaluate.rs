@@ -91,10 +91,7 @@ impl Evaluator {
         if let Some(expected) = self.spec.batch.filter(|&expected| expected != batch) {
             return Err(Error::FixedBatch { found: batch, expected });
         }
-        for (name, value) in &self.lambda {
-            let value = (*value as f32).to_le_bytes();
-            self.bound.feed(name, DType::F32, &[], |bytes| bytes.copy_from_slice(&value))?;
-        }
+        self.feed_lambda()?;
         let mut sums = vec![0.0; 2 + self.kappa.len()];
         let (mut samples, mut hits, mut counted) = (0, 0, 0);
         for (position, part) in indices.chunks(batch).enumerate() {
@@ -123,6 +120,28 @@ impl Evaluator {
             kappa: self.kappa.iter().cloned().zip(sums[2..].iter().map(|&sum| mean(sum))).collect(),
             accuracy: (counted > 0).then(|| hits as f64 / counted as f64),
         })
+    }
+
+    /// Loss, objective and κ of one batch, in that order. Where κ is estimated, `position` decides the probes.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`]; [`Error::FixedBatch`] if the graph fixes another size.
+    pub fn batch(&mut self, data: &Dataset, part: &[usize], position: u64) -> Result<Vec<f64>, Error> {
+        if let Some(expected) = self.spec.batch.filter(|&expected| expected != part.len()) {
+            return Err(Error::FixedBatch { found: part.len(), expected });
+        }
+        self.feed_lambda()?;
+        let results = self.run(data, part, position)?;
+        let scalars = results.iter().take(2 + self.kappa.len());
+        Ok(scalars.map(|result| result.iter_f64().next().unwrap_or(f64::NAN)).collect())
+    }
+
+    fn feed_lambda(&mut self) -> Result<(), Error> {
+        for (name, value) in &self.lambda {
+            let value = (*value as f32).to_le_bytes();
+            self.bound.feed(name, DType::F32, &[], |bytes| bytes.copy_from_slice(&value))?;
+        }
+        Ok(())
     }
 
     fn run(&mut self, data: &Dataset, part: &[usize], position: u64) -> Result<Vec<Tensor>, Error> {
