@@ -212,7 +212,7 @@ struct Digits {
 
 impl Digits {
     fn read(directory: &Path, spec: &data::Spec) -> Result<Digits, train::Error> {
-        let mut source = data::read(directory)?;
+        let mut source = data::read(directory, &data::Options::default())?;
         let training = Dataset::new(&mut source, spec)?;
         let test = Dataset::held_out(&mut source, spec)?;
         let test = test.ok_or_else(|| train::Error::Data(data::Error::UnknownFormat { path: directory.to_owned() }))?;

@@ -78,6 +78,10 @@ impl Tensor {
         &self.data
     }
 
+    pub fn into_data(self) -> Vec<u8> {
+        self.data
+    }
+
     pub fn data_mut(&mut self) -> &mut [u8] {
         &mut self.data
     }
@@ -171,7 +175,7 @@ const SAFETENSORS: [(DType, safetensors::Dtype); 13] = [
     (DType::Bool, safetensors::Dtype::BOOL),
 ];
 
-fn from_safetensors(dtype: safetensors::Dtype) -> Option<DType> {
+pub(crate) fn from_safetensors(dtype: safetensors::Dtype) -> Option<DType> {
     SAFETENSORS.iter().find(|row| row.1 == dtype).map(|row| row.0)
 }
 

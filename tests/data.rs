@@ -8,25 +8,33 @@ use common::npz;
 use expect_test::{Expect, expect};
 use fam_onnx::{
     tensor::DType,
-    train::data::{self, Array, Content, Dataset, Role, Slot, Source, Spec},
+    train::data::{self, Array, Content, Dataset, Options, Role, Slot, Source, Spec, Stored},
 };
 
-fn show(array: &Array) -> String {
-    match &array.content {
-        Content::Tensor(tensor) => {
-            let values: Vec<f64> = tensor.iter_f64().collect();
-            let image = if array.image { " image" } else { "" };
-            format!("{}: {}{:?}{image} = {values:?}\n", array.name, tensor.dtype(), tensor.shape())
-        }
-        Content::Unsupported(found) => format!("{}: {found} is not supported\n", array.name),
+fn show(array: Array) -> String {
+    let (name, image) = (array.name, if array.image { " image" } else { "" });
+    match array.content {
+        Content::Numbers(stored) => match stored.tensor() {
+            Ok(tensor) => {
+                let values: Vec<f64> = tensor.iter_f64().collect();
+                format!("{name}: {}{:?}{image} = {values:?}\n", tensor.dtype(), tensor.shape())
+            }
+            Err(why) => format!("{name}: {why}\n"),
+        },
+        Content::Images(images) => format!("{name}: {} images\n", images.files.len()),
+        Content::Unsupported(found) => format!("{name}: {found} is not supported\n"),
     }
 }
 
+fn read(path: &Path) -> Result<Source, data::Error> {
+    data::read(path, &Options::default())
+}
+
 fn check(path: &Path, expected: Expect) {
-    let text = match data::read(path) {
+    let text = match read(path) {
         Ok(source) => {
-            let held_out = source.held_out.iter().flatten().map(|array| format!("held out {}", show(array)));
-            source.arrays.iter().map(show).chain(held_out).collect()
+            let held_out = source.held_out.into_iter().flatten().map(|array| format!("held out {}", show(array)));
+            source.arrays.into_iter().map(show).chain(held_out).collect()
         }
         Err(error) => common::text(format!("{error}\n").as_bytes(), path.parent().expect("a directory")),
     };
@@ -86,9 +94,10 @@ fn npz_in_every_type_and_order() {
         text: <U2 is not supported
     "#]],
     );
-    let stored = data::read(&path).expect("arrays").arrays;
+    let text = |path: &Path| read(path).expect("arrays").arrays.into_iter().map(show).collect::<String>();
+    let stored = text(&path);
     npz::write(&path, &arrays, true);
-    assert_eq!(data::read(&path).expect("arrays").arrays, stored);
+    assert_eq!(text(&path), stored);
 }
 
 #[test]
@@ -151,8 +160,8 @@ fn idx_directory_with_and_without_gzip() {
     check(
         &mnist,
         expect![[r#"
-        DIR/mnist: not data that can be read; expected an .npz file or a directory of IDX files (train-images…, train-labels…)
-    "#]],
+            DIR/mnist: not data that can be read; expected an .npz file, a directory of .npy files, a directory of IDX files (train-images…, train-labels…), a .safetensors file, a directory with a directory of images for each class or a .csv file
+        "#]],
     );
     write("train-images-idx3-ubyte", &idx(&[2, 1, 2], &[0, 51, 102, 255]));
     check(
@@ -206,20 +215,17 @@ fn spec(shape: &[Option<usize>]) -> Spec {
 }
 
 fn bind(arrays: Vec<Array>, spec: &Spec, expected: Expect) {
-    let mut source = Source { path: "data".into(), arrays, held_out: None };
+    let options = Options::default();
+    let mut source = Source { path: "data".into(), arrays, held_out: None, classes: None, header: None, options };
     let text = match Dataset::new(&mut source, spec) {
         Ok(dataset) => dataset
             .columns()
             .iter()
             .map(|column| {
-                let values: Vec<f64> = column.tensor.iter_f64().collect();
-                format!(
-                    "{} {}: {}{:?} = {values:?}\n",
-                    column.role,
-                    column.name,
-                    column.tensor.dtype(),
-                    column.tensor.shape()
-                )
+                let all: Vec<usize> = (0..dataset.samples()).collect();
+                let tensor = dataset.gather(column, &all).expect("samples");
+                let values: Vec<f64> = tensor.iter_f64().collect();
+                format!("{} {}: {}{:?} = {values:?}\n", column.role, column.name, tensor.dtype(), tensor.shape())
             })
             .collect(),
         Err(error) => format!("{error}\n"),
@@ -232,7 +238,11 @@ fn arrays_become_what_the_graph_takes() {
     use fam_onnx::tensor::Tensor;
     let tensor =
         |dtype, shape: &[usize], data: &[u8]| Tensor::new(dtype, shape.to_vec(), data.to_vec()).expect("a tensor");
-    let array = |name: &str, tensor, image| Array { name: name.to_owned(), content: Content::Tensor(tensor), image };
+    let array = |name: &str, tensor, image| Array {
+        name: name.to_owned(),
+        content: Content::Numbers(Stored::of(tensor)),
+        image,
+    };
     let images = || array("x", tensor(DType::U8, &[2, 1, 2], &[0, 51, 102, 255]), true);
     let labels = || array("y", tensor(DType::U8, &[2, 1], &[9, 0]), false);
 

@@ -143,10 +143,10 @@ fn probe_shape(probe: &Probe) -> Vec<usize> {
 }
 
 fn arrays(path: &Path) -> BTreeMap<String, Vec<f64>> {
-    let arrays = data::read(path).expect("arrays").arrays.into_iter();
+    let arrays = data::read(path, &data::Options::default()).expect("arrays").arrays.into_iter();
     let arrays = arrays.map(|array| match array.content {
-        Content::Tensor(tensor) => (array.name, values(&tensor)),
-        Content::Unsupported(what) => panic!("{} is {what}", array.name),
+        Content::Numbers(stored) => (array.name, values(&stored.tensor().expect("whole data"))),
+        other => panic!("{} is {other:?}", array.name),
     });
     arrays.collect()
 }

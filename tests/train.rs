@@ -305,7 +305,7 @@ fn the_average_of_the_weights_is_pytorchs() {
     let (manifest, graphs) = (&weights.manifest, &weights.graphs);
     let mut evaluator =
         fam_onnx::train::Evaluator::open(&runtime(), manifest, graphs, &options, 0, None).expect("a graph");
-    let mut source = fam_onnx::train::data::read(&data).expect("data");
+    let mut source = fam_onnx::train::data::read(&data, &Default::default()).expect("data");
     let dataset = fam_onnx::train::data::Dataset::new(&mut source, evaluator.spec()).expect("samples");
     let (_, apart) = sampler::split(0, 100, 20);
     let mut loss = |tensors: &Tensors| {
@@ -438,7 +438,7 @@ fn probes_are_drawn_afresh_and_estimate_kappa() {
 
     let weights = fam_onnx::train::run::weights(&artifact).expect("weights");
     let options = fam_onnx::runtime::Options { threads: Some(1), ..Default::default() };
-    let mut source = fam_onnx::train::data::read(&data).expect("data");
+    let mut source = fam_onnx::train::data::read(&data, &Default::default()).expect("data");
     let mut dataset = None;
     let mut estimate = |seed: u64| {
         let (manifest, graphs) = (&weights.manifest, &weights.graphs);
@@ -486,9 +486,9 @@ fn every_fault_of_the_data_is_named_at_once() {
     expect![[r#"
         error: DIR/bad.npz: the data do not fit the model:
           array `x`: samples of shape [5]; expected [4]
+          array `labels`: 31 samples, but `x` has 30; expected as many of each
           array `x`: NaN at index [7, 2]; expected finite numbers
           array `labels`: label 3 at index [20]; expected a class from 0 to 2
-          array `labels`: 31 samples, but `x` has 30; expected as many of each
     "#]]
     .assert_eq(&fails(&arguments, &[&bad, &artifact], 1, dir));
 
@@ -505,8 +505,8 @@ fn every_fault_of_the_data_is_named_at_once() {
     npz::write(&bad, &[("x", npz::npy(">f8", false, &[2, 4], &huge)), ("labels", text_array)], false);
     expect![[r#"
         error: DIR/bad.npz: the data do not fit the model:
+          array `labels`: elements of type <U1; expected int64
           array `x`: 1e300 at index [0, 0]; expected a value that float32 can hold
-          array `labels`: elements of NumPy type <U1; expected int64
     "#]]
     .assert_eq(&fails(&arguments, &[&bad, &artifact], 1, dir));
 
@@ -520,7 +520,7 @@ fn every_fault_of_the_data_is_named_at_once() {
     "#]]
     .assert_eq(&fails(&arguments, &[&dir.join("none.npz"), &artifact], 1, dir));
     expect![[r#"
-        error: DIR/toy.fam: not data that can be read; expected an .npz file or a directory of IDX files (train-images…, train-labels…)
+        error: DIR/toy.fam: not data that can be read; expected an .npz file, a directory of .npy files, a directory of IDX files (train-images…, train-labels…), a .safetensors file, a directory with a directory of images for each class or a .csv file
     "#]].assert_eq(&fails(&arguments, &[&artifact, &artifact], 1, dir));
     assert!(!dir.join("toy.fam.run").exists(), "a run begins only when everything is right");
 }

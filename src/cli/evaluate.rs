@@ -3,17 +3,18 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::{Output, Result, RuntimeArgs};
+use super::{Output, Result, RuntimeArgs, data::DataArgs};
 use crate::train::{
-    Error, Evaluator,
-    data::{self, Dataset},
-    run::{self, Origin},
+    Config, Error, Evaluator,
+    data::{self, Dataset, Options},
+    run::{self, CONFIG, Origin, Weights},
 };
 
 /// Measure loss, κ, objective and accuracy on data, without training
 ///
 /// Takes an artifact with its initial parameters, a run with its best checkpoint (the latest, if it was not validated), or a
-/// checkpoint. Of a directory of IDX files it takes the test part.
+/// checkpoint. Data are as those of train; of a run they are normalised as in training. Of a directory with a part for
+/// evaluation (MNIST's t10k files, a directory val) it takes that part.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -36,6 +37,8 @@ pub(super) struct Evaluate {
     /// Seed of the probes, where κ is estimated
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    data_args: DataArgs,
     #[command(flatten)]
     runtime: RuntimeArgs,
 }
@@ -67,7 +70,7 @@ impl Evaluate {
         let mut evaluator =
             Evaluator::open(&runtime, &weights.manifest, &weights.graphs, &options, self.seed, self.lambda)?;
         evaluator.hold(&weights.tensors)?;
-        let dataset = self.read_data(&evaluator, output)?;
+        let dataset = self.read_data(&weights, &evaluator, output)?;
         let indices: Vec<usize> = (0..dataset.samples()).collect();
         let figures = evaluator.evaluate(&dataset, &indices, self.batch_size)?;
 
@@ -85,8 +88,10 @@ impl Evaluate {
         })
     }
 
-    fn read_data(&self, evaluator: &Evaluator, output: &Output) -> Result<Dataset> {
-        let mut source = data::read(&self.data).map_err(Error::from)?;
+    fn read_data(&self, weights: &Weights, evaluator: &Evaluator, output: &Output) -> Result<Dataset> {
+        let config = weights.graphs.join(CONFIG);
+        let base = if config.is_file() { Config::read(&config)?.data_options() } else { Options::default() };
+        let mut source = data::read(&self.data, &self.data_args.options(base)).map_err(Error::from)?;
         if let Some(dataset) = Dataset::held_out(&mut source, evaluator.spec()).map_err(Error::from)? {
             output.say(&format!("{}: the test part", self.data.display()));
             return Ok(dataset);

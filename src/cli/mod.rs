@@ -1,6 +1,7 @@
 //! The command line: one file a command, with its arguments (their doc comments are the help) and `run`.
 
 mod completions;
+mod data;
 mod demo;
 mod error;
 mod evaluate;

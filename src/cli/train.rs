@@ -3,9 +3,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Error, Output, Result, RuntimeArgs, interrupt, progress};
+use super::{Error, Output, Result, RuntimeArgs, data::DataArgs, interrupt, progress};
 use crate::train::{
     Config, End, LastBatch, Outcome, Resume, Schedule, Trainer, Validation,
+    data::Augment,
     run::{self, Run},
 };
 
@@ -14,13 +15,15 @@ use crate::train::{
 /// Makes a run: a directory with metrics, checkpoints and all that repeats it. It can be interrupted (Ctrl-C saves the state)
 /// and resumed, and then gives the same weights as without the interruption.
 ///
-/// Data are an .npz file with arrays named as the model's inputs and the labels (or x and y), or a directory of IDX files
-/// (MNIST's format); the first axis counts the samples.
+/// Data are arrays named as the model's inputs and the labels (or x and y), whose first axis counts the samples: an .npz or
+/// .safetensors file, or a directory of .npy files. Or they are a directory of IDX files (MNIST's format), a directory with a
+/// directory of images for each class, or a .csv file with a header. What does not fit into memory is read as it is needed.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   fam-onnx train resnet.fam --data cifar.npz --val 0.1 --epochs 30 --lr 0.1 --schedule cosine --warmup 200
   fam-onnx train mlp.fam --data mnist/ --lambda 0.05 --lambda-warmup 500 -o run-0.05
+  fam-onnx train resnet.fam --data photos/ --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --augment flip,crop:4,cutout:8
   fam-onnx train --resume resnet.fam.run
   fam-onnx train --resume resnet.fam.run --epochs 60
   fam-onnx train --config resnet.fam.run/config.toml --seed 1 -o run-seed-1")]
@@ -104,6 +107,12 @@ pub(super) struct Train {
     #[arg(long, value_name = "N")]
     keep: Option<usize>,
 
+    /// Change training images at random: mirror, shift by up to PIXELS, blank out a square of that side
+    #[arg(long, value_name = "flip,crop:PIXELS,cutout:PIXELS", help_heading = "Data")]
+    augment: Option<Augment>,
+    #[command(flatten)]
+    data_args: DataArgs,
+
     #[command(flatten)]
     runtime: RuntimeArgs,
 }
@@ -185,6 +194,9 @@ impl Train {
         }
         set(&mut config.artifact, &self.artifact);
         set(&mut config.data, &self.data);
+        let data = self.data_args.options(config.data_options());
+        (config.mean, config.std, config.label_column) = (data.mean, data.std, data.label_column);
+        set(&mut config.augment, &self.augment);
         set(&mut config.batch_size, &self.batch_size);
         set(&mut config.last_batch, &self.last_batch);
         set(&mut config.accumulate, &self.accumulate);

@@ -22,9 +22,10 @@ pub fn read(path: &Path) -> Result<Vec<f64>> {
 
 fn from_npy(bytes: &[u8]) -> Result<Vec<f64>, String> {
     match data::parse_npy(bytes)? {
-        data::Content::Tensor(tensor) if tensor.shape().len() == 1 => Ok(tensor.iter_f64().collect()),
-        data::Content::Tensor(tensor) => Err(format!("an array of shape {:?}; expected one axis", tensor.shape())),
+        data::Content::Numbers(array) if array.shape.len() == 1 => Ok(array.tensor()?.iter_f64().collect()),
+        data::Content::Numbers(array) => Err(format!("an array of shape {:?}; expected one axis", array.shape)),
         data::Content::Unsupported(found) => Err(format!("elements of NumPy type {found}; expected numbers")),
+        data::Content::Images(_) => Err("images; expected numbers".to_owned()),
     }
 }
 

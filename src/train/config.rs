@@ -8,7 +8,10 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{Error, LastBatch, Schedule};
+use super::{
+    Error, LastBatch, Schedule,
+    data::{Augment, Options},
+};
 use crate::runtime::Device;
 
 /// Every option of `train`, under the names of the command line. Missing ones take the default.
@@ -24,6 +27,18 @@ pub struct Config {
     pub epochs: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
+    /// Subtracted from the model's first input; one number or one a channel.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mean: Vec<f64>,
+    /// Divides the model's first input; one number or one a channel.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub std: Vec<f64>,
+    /// The column of a table that holds the labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_column: Option<String>,
+    /// Random changes of the training images.
+    #[serde(skip_serializing_if = "Augment::is_none")]
+    pub augment: Augment,
     pub batch_size: usize,
     pub last_batch: LastBatch,
     /// Micro-batches of `batch_size` samples a step.
@@ -68,6 +83,10 @@ impl Default for Config {
             val: None,
             epochs: None,
             steps: None,
+            mean: Vec::new(),
+            std: Vec::new(),
+            label_column: None,
+            augment: Augment::default(),
             batch_size: 64,
             last_batch: LastBatch::Drop,
             accumulate: 1,
@@ -169,6 +188,11 @@ impl Config {
             .map_err(|error| Error::Config { path: path.to_owned(), why: error.to_string().trim().to_owned() })
     }
 
+    /// How data are read.
+    pub fn data_options(&self) -> Options {
+        Options { mean: self.mean.clone(), std: self.std.clone(), label_column: self.label_column.clone() }
+    }
+
     pub fn to_toml(&self) -> Result<String, Error> {
         toml::to_string(self).map_err(|error| Error::Config { path: super::run::CONFIG.into(), why: error.to_string() })
     }
@@ -177,7 +201,8 @@ impl Config {
     /// [`Error::Option`] for the first option out of its range.
     pub fn check(&self) -> Result<(), Error> {
         let positive = "a number above 0";
-        let checks: [(&'static str, bool, String, &'static str); 11] = [
+        let numbers = |values: &[f64]| values.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
+        let checks: [(&'static str, bool, String, &'static str); 13] = [
             ("epochs", self.epochs != Some(0), "0".to_owned(), positive),
             ("steps", self.steps != Some(0), "0".to_owned(), positive),
             ("batch-size", self.batch_size > 0, "0".to_owned(), positive),
@@ -194,6 +219,13 @@ impl Config {
                 self.lambda.is_none_or(|l| l.is_finite() && l >= 0.0),
                 self.lambda.unwrap_or_default().to_string(),
                 "a finite number of 0 or more",
+            ),
+            ("mean", self.mean.iter().all(|mean| mean.is_finite()), numbers(&self.mean), "finite numbers"),
+            (
+                "std",
+                self.std.iter().all(|std| std.is_finite() && *std > 0.0),
+                numbers(&self.std),
+                "finite numbers above 0",
             ),
             ("log-every", self.log_every > 0, "0".to_owned(), positive),
             ("checkpoint-every", self.checkpoint_every != Some(0), "0".to_owned(), positive),

@@ -1,9 +1,9 @@
 //! What computes a step: `train.onnx`, or for several micro-batches a step `gradient.onnx` and `optimizer.onnx`; and the
 //! moving average of the weights.
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
-use super::{Config, Error, data::Dataset, evaluate::lambdas, probes::Probes};
+use super::{Config, Error, data::Batch, evaluate::lambdas, probes::Probes};
 use crate::{
     artifact::manifest::Manifest,
     onnx,
@@ -94,11 +94,11 @@ impl Engine {
         })
     }
 
-    /// Takes the step that `done` steps precede, on these samples of `data`.
+    /// Takes the step that `done` steps precede, on these samples.
     ///
     /// # Errors
     /// [`Error::Runtime`].
-    pub fn step(&mut self, done: u64, data: &Dataset, samples: &[usize], lr: f64, lambda: f64) -> Result<(), Error> {
+    pub fn step(&mut self, done: u64, samples: &Batch, lr: f64, lambda: f64) -> Result<(), Error> {
         let Engine { graphs, probes, learning_rate, batch, accumulate, .. } = self;
         let scalars: Vec<(&str, f64)> = self
             .lambda
@@ -108,15 +108,18 @@ impl Engine {
             .collect();
         match graphs {
             Graphs::Fused(step) => {
-                feed(&mut **step, data, samples, &scalars)?;
-                probes.feed(&mut **step, done, samples.len())?;
+                feed(&mut **step, samples, 0..samples.samples, &scalars)?;
+                probes.feed(&mut **step, done, samples.samples)?;
                 step.advance()?;
             }
             Graphs::Accumulated(sums) => {
-                for (part, position) in samples.chunks(*batch).zip(done * *accumulate as u64..) {
-                    feed(&mut **sums, data, part, &scalars)?;
-                    probes.feed(&mut **sums, position, part.len())?;
-                    sums.add(part.len() as f32 / samples.len() as f32)?;
+                let all = samples.samples;
+                for (first, position) in (0..all).step_by(*batch).zip(done * *accumulate as u64..) {
+                    let part = first..(first + *batch).min(all);
+                    let count = part.len();
+                    feed(&mut **sums, samples, part, &scalars)?;
+                    probes.feed(&mut **sums, position, count)?;
+                    sums.add(count as f32 / all as f32)?;
                 }
                 sums.update()?;
             }
@@ -185,12 +188,12 @@ impl Graphs {
     }
 }
 
-/// Gives the graph these samples and scalars.
-fn feed(graph: &mut impl Feed, data: &Dataset, samples: &[usize], scalars: &[(&str, f64)]) -> Result<(), Error> {
-    for column in data.columns() {
-        if graph.has_input(&column.name) {
-            let shape = column.batch_shape(samples.len());
-            graph.feed(&column.name, column.tensor.dtype(), &shape, |bytes| column.gather(samples, bytes))?;
+/// Gives the graph a part of these samples, and scalars.
+fn feed(graph: &mut impl Feed, samples: &Batch, part: Range<usize>, scalars: &[(&str, f64)]) -> Result<(), Error> {
+    for input in &samples.inputs {
+        if graph.has_input(&input.name) {
+            let (shape, rows) = input.part(part.clone());
+            graph.feed(&input.name, input.dtype, &shape, |bytes| bytes.copy_from_slice(rows))?;
         }
     }
     for (name, value) in scalars {

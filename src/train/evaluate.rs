@@ -11,7 +11,7 @@ use super::{
 use crate::{
     artifact::manifest::Manifest,
     runtime::{Bound, Feed, Held, Options, Runtime, Session},
-    tensor::{DType, Tensor, Tensors, element_i64, elements},
+    tensor::{DType, Tensor, Tensors, elements},
 };
 
 /// The evaluation graph, ready for a set of parameters.
@@ -104,7 +104,7 @@ impl Evaluator {
                 *sum += part.len() as f64 * result.iter_f64().next().unwrap_or(f64::NAN);
             }
             if let Some(predictions) = results.get(sums.len()) {
-                let (h, c) = self.hits(data, part, predictions);
+                let (h, c) = self.hits(data, part, predictions)?;
                 hits += h;
                 counted += c;
             }
@@ -147,23 +147,21 @@ impl Evaluator {
     fn run(&mut self, data: &Dataset, part: &[usize], position: u64) -> Result<Vec<Tensor>, Error> {
         for column in data.columns() {
             let shape = column.batch_shape(part.len());
-            let dtype = column.tensor.dtype();
-            self.bound.feed(&column.name, dtype, &shape, |bytes| column.gather(part, bytes))?;
+            let mut read = Ok(());
+            self.bound.feed(&column.name, column.dtype, &shape, |bytes| read = column.read(part, bytes))?;
+            read?;
         }
         self.probes.feed(&mut self.bound, position, part.len())?;
         Ok(self.bound.run()?)
     }
 
     /// Labels that the largest prediction along axis 1 hits, and labels that count.
-    fn hits(&self, data: &Dataset, part: &[usize], predictions: &Tensor) -> (usize, usize) {
-        let Some(labels) = data.columns().iter().find(|column| column.role == Role::Labels) else {
-            return (0, 0);
+    fn hits(&self, data: &Dataset, part: &[usize], predictions: &Tensor) -> Result<(usize, usize), Error> {
+        let Some(column) = data.columns().iter().find(|column| column.role == Role::Labels) else {
+            return Ok((0, 0));
         };
-        let mut bytes = vec![0; labels.tensor.data().len() / data.samples() * part.len()];
-        labels.gather(part, &mut bytes);
-        let dtype = labels.tensor.dtype();
-        let labels: Vec<i64> = bytes.chunks_exact(dtype.size()).map(|label| element_i64(dtype, label)).collect();
-        count_hits(predictions, &labels, self.spec.ignore_index)
+        let labels: Vec<i64> = data.gather(column, part)?.iter_i64().collect();
+        Ok(count_hits(predictions, &labels, self.spec.ignore_index))
     }
 }
 

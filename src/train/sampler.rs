@@ -17,6 +17,8 @@ pub(super) enum Purpose {
     TrainProbes,
     /// Probes of a batch in an evaluation.
     EvaluateProbes,
+    /// Changes of a sample in an epoch.
+    Augment,
 }
 
 /// The generator for a purpose, a position (an epoch, a step) and an index within it.
@@ -54,7 +56,7 @@ fn shuffled(mut generator: ChaCha8Rng, samples: usize) -> Vec<usize> {
 }
 
 /// A uniform number below `bound` (Lemire's method; exact, not nearly uniform).
-fn below(generator: &mut ChaCha8Rng, bound: u64) -> u64 {
+pub(super) fn below(generator: &mut ChaCha8Rng, bound: u64) -> u64 {
     let mut product = u128::from(generator.next_u64()) * u128::from(bound);
     if (product as u64) < bound {
         let threshold = bound.wrapping_neg() % bound;

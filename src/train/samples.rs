@@ -1,13 +1,13 @@
 //! Which samples train and which validate, and how an epoch is cut into steps.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     Config, Error,
     config::Validation,
-    data::{self, Dataset},
+    data::{self, Augment, Augmenter, Dataset, Draw, Prefetch, Reader},
     sampler,
 };
 
@@ -25,7 +25,7 @@ pub enum LastBatch {
 /// Some samples of a dataset.
 #[derive(Debug)]
 pub(super) struct Part {
-    pub data: Rc<Dataset>,
+    pub data: Arc<Dataset>,
     pub indices: Vec<usize>,
 }
 
@@ -33,6 +33,30 @@ impl Part {
     fn whole(data: Dataset) -> Part {
         let indices = (0..data.samples()).collect();
         Part { data: data.into(), indices }
+    }
+
+    /// The samples of every step from the `batch`-th of an epoch on, epoch after epoch without end.
+    fn draws(&self, seed: u64, cut: Cut, (epoch, batch): (u64, u64)) -> impl Iterator<Item = Draw> + Send + use<> {
+        let indices = self.indices.clone();
+        (epoch..).flat_map(move |of| {
+            let order = sampler::epoch_order(seed, of, indices.len());
+            let first = if of == epoch { batch } else { 0 };
+            let draw = |k| {
+                let places = order.get(cut.places(k)).unwrap_or_default();
+                Draw { epoch: of, indices: places.iter().map(|&i| indices[i]).collect() }
+            };
+            (first..cut.steps_per_epoch()).map(draw).collect::<Vec<Draw>>()
+        })
+    }
+
+    /// The batches of these steps, read ahead and changed as `augment` says.
+    ///
+    /// # Errors
+    /// [`data::Error::NoImages`]; [`Error::Reader`].
+    pub fn batches(&self, augment: Augment, seed: u64, cut: Cut, from: (u64, u64)) -> Result<Prefetch, Error> {
+        let augmenter = Augmenter::new(augment, seed, &self.data)?;
+        let reader = Reader::augmented(self.data.clone(), augmenter);
+        Prefetch::new(reader, self.draws(seed, cut, from)).map_err(|source| Error::Reader { source })
     }
 }
 
@@ -70,11 +94,12 @@ impl Cut {
 /// # Errors
 /// Faults of the data; [`Error::Fraction`], [`Error::TooFewSamples`].
 pub(super) fn load(config: &Config, spec: &data::Spec) -> Result<(Part, Option<Part>), Error> {
-    let mut source = data::read(&config.data)?;
+    let options = config.data_options();
+    let mut source = data::read(&config.data, &options)?;
     let dataset = Dataset::new(&mut source, spec)?;
     let (training, validation) = match &config.val {
         Some(Validation::File(path)) => {
-            let mut other = data::read(path)?;
+            let mut other = data::read(path, &options)?;
             (Part::whole(dataset), Some(Part::whole(Dataset::new(&mut other, spec)?)))
         }
         Some(Validation::Fraction(fraction)) => {
@@ -84,7 +109,7 @@ pub(super) fn load(config: &Config, spec: &data::Spec) -> Result<(Part, Option<P
                 return Err(Error::Fraction { data: config.data.clone(), samples, fraction: *fraction });
             }
             let (rest, apart) = sampler::split(config.seed, samples, held_out);
-            let data = Rc::new(dataset);
+            let data = Arc::new(dataset);
             (Part { data: data.clone(), indices: rest }, Some(Part { data, indices: apart }))
         }
         None => {

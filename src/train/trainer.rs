@@ -1,6 +1,7 @@
 //! The training loop.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -10,7 +11,7 @@ use super::{
     Config, Error,
     checkpoint::{self, Checkpoint, Position, Progress},
     config::{DEFAULT_EPOCHS, Validation},
-    data::Spec,
+    data::{Batch, Prefetch, Spec},
     engine::{self, Engine},
     evaluate::Evaluator,
     event::{End, Event, Outcome, Plan},
@@ -18,7 +19,6 @@ use super::{
     judge,
     metrics::{Figures, MetricsFile, StepRecord, validation_line},
     run::Run,
-    sampler,
     samples::{self, Cut, LastBatch, Part},
     schedule::lambda_factor,
 };
@@ -145,21 +145,18 @@ impl Trainer {
         report(&Event::Start { plan, device: self.engine.device() });
         let mut metrics = MetricsFile::open(&run.metrics(), plan.done)?;
         let mut clock = Clock::new();
-        let mut order: Option<(u64, Vec<usize>)> = None;
+        let mut batches = self.batches()?;
         let (mut last, mut figures, mut saved) = (None, None, None);
         let mut end = self.exhausted().then_some(End::NoImprovement);
 
         while end.is_none() && self.progress.position.step < plan.total {
-            let epoch = self.progress.position.epoch;
-            if order.as_ref().is_none_or(|(of, _)| *of != epoch) {
-                order = Some((epoch, sampler::epoch_order(self.config.seed, epoch, self.training.indices.len())));
-            }
-            let samples = self.samples(order.as_ref().map_or(&[], |(_, order)| order));
+            let samples = next(&mut batches)?;
             let step = self.progress.position.step + 1;
             let finished = step == plan.total;
             let logged = step.is_multiple_of(self.config.log_every) || step == 1 || finished;
             let mut record = self.one_step(&samples, logged, run)?;
-            clock.count(samples.len());
+            clock.count(samples.samples);
+            batches.give_back(samples);
             let position = self.advance(plan.steps_per_epoch);
             if logged {
                 record.examples_per_second = clock.lap();
@@ -203,35 +200,36 @@ impl Trainer {
         })
     }
 
-    /// How long each of `count` steps takes on the next batch, feeding it included. Position and parameters stay as they are
+    /// How long each of `count` steps takes on the next batches, feeding them included. Position and parameters stay as they are
     /// (the learning rate is 0); the optimiser's state moves.
     ///
     /// # Errors
     /// [`Error::Runtime`].
     pub fn time_steps(&mut self, count: usize) -> Result<Vec<Duration>, Error> {
-        let epoch = self.progress.position.epoch;
-        let samples = self.samples(&sampler::epoch_order(self.config.seed, epoch, self.training.indices.len()));
+        let mut batches = self.batches()?;
         let timed = |_| {
             let start = Instant::now();
-            self.engine.step(self.progress.position.step, &self.training.data, &samples, 0.0, 1.0)?;
+            let samples = next(&mut batches)?;
+            self.engine.step(self.progress.position.step, &samples, 0.0, 1.0)?;
             self.engine.figures()?;
+            batches.give_back(samples);
             Ok(start.elapsed())
         };
         (0..count).map(timed).collect()
     }
 
-    /// The samples of the next step.
-    fn samples(&self, order: &[usize]) -> Vec<usize> {
-        let places = self.cut.places(self.progress.position.batch);
-        order.get(places).unwrap_or_default().iter().map(|&i| self.training.indices[i]).collect()
+    /// The samples of every step from the next one on.
+    fn batches(&self) -> Result<Prefetch, Error> {
+        let position = self.progress.position;
+        self.training.batches(self.config.augment, self.config.seed, self.cut, (position.epoch, position.batch))
     }
 
     /// Takes one step. On a GPU its figures come back only where they are logged.
-    fn one_step(&mut self, samples: &[usize], logged: bool, run: &Run) -> Result<StepRecord, Error> {
+    fn one_step(&mut self, samples: &Batch, logged: bool, run: &Run) -> Result<StepRecord, Error> {
         let position = self.progress.position;
         let lr = self.config.schedule.learning_rate(self.config.lr, position.step, self.total, self.config.warmup);
         let lambda = lambda_factor(position.step, self.config.lambda_warmup);
-        self.engine.step(position.step, &self.training.data, samples, lr, lambda)?;
+        self.engine.step(position.step, samples, lr, lambda)?;
         let names = &self.manifest.graphs.train.kappa;
         let read = logged || self.engine.device() == Device::Cpu;
         let values = if read { self.engine.figures()? } else { vec![f64::NAN; 2 + names.len()] };
@@ -303,6 +301,11 @@ impl Trainer {
         report(&Event::Checkpoint { path: path.clone() });
         Ok(path)
     }
+}
+
+fn next(batches: &mut Prefetch) -> Result<Batch, Error> {
+    let ended = || Error::Reader { source: io::Error::other("it ended before the run") };
+    Ok(batches.next().ok_or_else(ended)??)
 }
 
 /// Speed between logged steps; pauses for evaluation and checkpoints do not count.

@@ -40,10 +40,10 @@ pub struct Oracle(BTreeMap<String, Tensor>);
 
 impl Oracle {
     pub fn read(fixture_name: &str, file: &str) -> Oracle {
-        let source = data::read(&fixture(fixture_name).join(file)).expect("an oracle");
+        let source = data::read(&fixture(fixture_name).join(file), &data::Options::default()).expect("an oracle");
         let arrays = source.arrays.into_iter().map(|array| match array.content {
-            Content::Tensor(tensor) => (array.name, tensor),
-            Content::Unsupported(what) => panic!("{} is {what}", array.name),
+            Content::Numbers(stored) => (array.name, stored.tensor().expect("whole data")),
+            other => panic!("{} is {other:?}", array.name),
         });
         Oracle(arrays.collect())
     }

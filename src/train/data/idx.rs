@@ -3,38 +3,43 @@
 
 use std::{
     fs::{self, File},
-    io::Read,
+    io::{self, BufReader, Read, Write},
     path::{Path, PathBuf},
 };
 
-use super::{Array, Content, Error, Source};
-use crate::tensor::{DType, Tensor, elements};
+use flate2::read::MultiGzDecoder;
+
+use super::{
+    Array, Content, Error, Options, Source, Stored,
+    stored::{Place, length, wrong_length},
+};
+use crate::tensor::DType;
 
 pub(super) fn matches(path: &Path) -> bool {
     path.is_dir() && find(path, &["train-images"]).is_some()
 }
 
-pub(super) fn read(path: &Path) -> Result<Source, Error> {
+pub(super) fn read(path: &Path, _: &Options) -> Result<Source, Error> {
     let arrays = read_pair(path, &["train-images"], &["train-labels"])?;
     let held_out = match find(path, &["t10k-images", "test-images"]) {
         Some(_) => Some(read_pair(path, &["t10k-images", "test-images"], &["t10k-labels", "test-labels"])?),
         None => None,
     };
-    Ok(Source { path: path.to_owned(), arrays, held_out })
+    Ok(Source { held_out, ..Source::new(path, arrays) })
 }
 
 fn read_pair(directory: &Path, images: &[&str], labels: &[&str]) -> Result<Vec<Array>, Error> {
     let file = |parts: &[&str]| {
-        find(directory, parts).ok_or_else(|| Error::Idx {
+        find(directory, parts).ok_or_else(|| Error::File {
             path: directory.to_owned(),
             why: format!("there is no file {}-idx…; expected one beside the other IDX files", parts[0]),
         })
     };
     let array = |name: &str, path: PathBuf| {
-        let tensor = read_file(&path)?;
+        let stored = read_file(&path)?;
         // Bytes of rank 3 and more are pixels; a vector of bytes is a plain feature.
-        let image = tensor.dtype() == DType::U8 && tensor.shape().len() >= 3;
-        Ok(Array { name: name.to_owned(), content: Content::Tensor(tensor), image })
+        let image = stored.dtype == DType::U8 && stored.shape.len() >= 3;
+        Ok(Array { name: name.to_owned(), content: Content::Numbers(stored), image })
     };
     Ok(vec![array("x", file(images)?)?, array("y", file(labels)?)?])
 }
@@ -50,21 +55,39 @@ fn find(directory: &Path, parts: &[&str]) -> Option<PathBuf> {
     })
 }
 
-fn read_file(path: &Path) -> Result<Tensor, Error> {
+fn read_file(path: &Path) -> Result<Stored, Error> {
     let io = |source| Error::Io { path: path.to_owned(), source };
+    let bad = |why| Error::File { path: path.to_owned(), why };
     let mut file = File::open(path).map_err(io)?;
-    let mut bytes = Vec::new();
-    if path.extension().is_some_and(|extension| extension == "gz") {
-        flate2::read::MultiGzDecoder::new(file).read_to_end(&mut bytes).map_err(io)?;
+    let packed = path.extension().is_some_and(|extension| extension == "gz");
+    let header = if packed { header(&mut gunzip(&file)) } else { header(&mut file) };
+    let (dtype, shape, bytes) = header.map_err(bad)?;
+    let place = if packed {
+        let path = path.to_owned();
+        Place::Stream(Box::new(move |most, sink: &mut dyn Write| {
+            let mut elements = gunzip(File::open(&path)?);
+            io::copy(&mut elements.by_ref().take(bytes), &mut io::sink())?;
+            io::copy(&mut elements.take(most), sink)
+        }))
     } else {
-        file.read_to_end(&mut bytes).map_err(io)?;
-    }
-    parse(&bytes).map_err(|why| Error::Idx { path: path.to_owned(), why })
+        let found = file.metadata().map_err(io)?.len().saturating_sub(bytes);
+        if found != length(&shape, dtype) {
+            return Err(bad(wrong_length(found, &shape, dtype)));
+        }
+        Place::File { path: path.to_owned(), start: bytes }
+    };
+    Ok(Stored { dtype, shape, big_endian: true, column_major: false, place })
 }
 
-/// Two zero bytes, a type, the rank, a big-endian 32-bit number a dimension, big-endian elements.
-fn parse(bytes: &[u8]) -> Result<Tensor, String> {
-    let Some((&[0, 0, code, rank], rest)) = bytes.split_first_chunk::<4>() else {
+fn gunzip<R: Read>(file: R) -> MultiGzDecoder<BufReader<R>> {
+    MultiGzDecoder::new(BufReader::new(file))
+}
+
+/// Two zero bytes, a type, the rank, a big-endian 32-bit number a dimension: type, shape and the number of these bytes.
+fn header(file: &mut impl Read) -> Result<(DType, Vec<usize>, u64), String> {
+    let mut start = [0; 4];
+    file.read_exact(&mut start).map_err(|error| cut_short(&error, "its type"))?;
+    let [0, 0, code, rank] = start else {
         return Err("not an IDX file: it does not begin with two zero bytes, a type and a rank".to_owned());
     };
     let dtype = match code {
@@ -78,14 +101,15 @@ fn parse(bytes: &[u8]) -> Result<Tensor, String> {
             return Err(format!("not an IDX file: its type is 0x{other:02X}; expected 08, 09, 0B, 0C, 0D or 0E"));
         }
     };
-    let (dims, data) = rest.split_at_checked(4 * usize::from(rank)).ok_or("cut short within its dimensions")?;
-    let shape: Vec<usize> =
-        dims.chunks_exact(4).map(|d| u32::from_be_bytes([d[0], d[1], d[2], d[3]]) as usize).collect();
-    let length = elements(&shape).saturating_mul(dtype.size());
-    if data.len() != length {
-        return Err(format!("{} bytes of data; expected {length} for shape {shape:?} of {dtype}", data.len()));
+    let mut dims = vec![0; 4 * usize::from(rank)];
+    file.read_exact(&mut dims).map_err(|error| cut_short(&error, "its dimensions"))?;
+    let shape = dims.as_chunks::<4>().0.iter().map(|d| u32::from_be_bytes(*d) as usize).collect();
+    Ok((dtype, shape, 4 + dims.len() as u64))
+}
+
+fn cut_short(error: &io::Error, within: &str) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => format!("cut short within {within}"),
+        _ => error.to_string(),
     }
-    let mut data = data.to_vec();
-    data.chunks_exact_mut(dtype.size()).for_each(<[u8]>::reverse);
-    Tensor::new(dtype, shape, data).map_err(|error| error.to_string())
 }

@@ -1,92 +1,34 @@
-//! Data for training and evaluation: arrays whose first axis counts samples, read whole, checked against what the graph takes,
-//! and converted to its types once.
+//! Training data. A format says which arrays its files hold and where; all else is done once, for every format: arrays are
+//! bound to the inputs of the graph, looked through before the first step, and converted to the graph's types as they are
+//! read, so that a set of samples may be larger than memory.
 
+mod augment;
+mod convert;
+mod csv;
 mod dataset;
+mod error;
 mod idx;
+mod images;
+mod npy;
 mod npz;
+mod prefetch;
+mod safetensors;
 mod spec;
+mod stored;
 
-use std::{
-    fmt, io,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
+pub use augment::{Augment, Augmenter};
 pub use dataset::{Column, Dataset};
-pub(crate) use npz::parse_npy;
+pub use error::{Error, Fault, Role};
+pub use images::Images;
+pub(crate) use npy::parse as parse_npy;
+pub use prefetch::{Batch, Draw, Filled, Prefetch, Reader};
 pub use spec::{Slot, Spec};
-
-use crate::tensor::{DType, Tensor};
-
-/// Why data cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
-    #[error("{}: not data that can be read; expected {}", path.display(), expected())]
-    UnknownFormat { path: PathBuf },
-    #[error("{}: not a valid .npz file ({why}); numpy.savez writes one", path.display())]
-    Npz { path: PathBuf, why: String },
-    #[error("{}: {why}", path.display())]
-    Idx { path: PathBuf, why: String },
-    #[error("{}: the data do not fit the model:{}", path.display(), list(faults))]
-    Faults { path: PathBuf, faults: Vec<Fault> },
-}
-
-/// One thing wrong with the data. Indices count from 0, the sample first.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum Fault {
-    #[error(
-        "there is no array for the {role} `{name}`; expected one named `{name}`{}; the file has {}",
-        alternatives(fallbacks),
-        or_none(found)
-    )]
-    Missing { role: Role, name: String, fallbacks: Vec<String>, found: Vec<String> },
-    #[error("array `{array}`: elements of NumPy type {found}; expected {expected}")]
-    Unsupported { array: String, found: String, expected: DType },
-    #[error("array `{array}`: {found} values; expected {expected}{}", integers_hint(*found, *expected))]
-    Type { array: String, found: DType, expected: DType },
-    #[error("array `{array}`: samples of shape {found:?}; expected {}", shape(expected))]
-    Shape { array: String, found: Vec<usize>, expected: Vec<Option<usize>> },
-    #[error("array `{array}`: a single number; expected an array whose first axis counts the samples")]
-    Scalar { array: String },
-    #[error("array `{array}`: {found} samples, but `{other}` has {expected}; expected as many of each")]
-    Length { array: String, found: usize, other: String, expected: usize },
-    #[error("array `{array}`: no samples")]
-    Empty { array: String },
-    #[error("array `{array}`: {found} at index {index:?}; expected finite numbers")]
-    NotFinite { array: String, index: Vec<usize>, found: f64 },
-    #[error("array `{array}`: {found} at index {index:?}; expected a value that {expected} can hold")]
-    Overflow { array: String, index: Vec<usize>, found: String, expected: DType },
-    #[error(
-        "array `{array}`: label {found} at index {index:?}; expected a class from 0 to {}{}",
-        classes.saturating_sub(1),
-        ignored(*ignore_index)
-    )]
-    Label { array: String, index: Vec<usize>, found: i64, classes: usize, ignore_index: Option<i64> },
-    #[error(
-        "array `{array}`: label {found} at index {index:?}; expected numbers from {low} to {high}, as the loss takes them"
-    )]
-    LabelRange { array: String, index: Vec<usize>, found: f64, low: f64, high: f64 },
-}
-
-/// What an array is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    Input,
-    Labels,
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Role::Input => "input",
-            Role::Labels => "labels",
-        })
-    }
-}
+pub use stored::Stored;
 
 /// An array as a file has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Array {
     pub name: String,
     pub content: Content,
@@ -94,20 +36,45 @@ pub struct Array {
     pub image: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Content {
-    Tensor(Tensor),
+    Numbers(Stored),
+    /// Files that are decoded to the size that the model takes.
+    Images(Images),
     /// A type that no graph input has (text, complex numbers, records), as the file writes it.
     Unsupported(String),
 }
 
 /// All arrays of a file or directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Source {
     pub path: PathBuf,
     pub arrays: Vec<Array>,
-    /// A part that the format itself sets apart for evaluation (MNIST's `t10k-…` files).
+    /// A part that the format itself sets apart for evaluation (MNIST's `t10k-…` files, a directory `val`).
     pub held_out: Option<Vec<Array>>,
+    /// Names of the classes, in the order of their numbers, where the format has names.
+    pub classes: Option<Vec<String>>,
+    /// Names of the columns of a table.
+    pub header: Option<Vec<String>>,
+    pub options: Options,
+}
+
+impl Source {
+    fn new(path: &Path, arrays: Vec<Array>) -> Source {
+        let path = path.to_owned();
+        Source { path, arrays, held_out: None, classes: None, header: None, options: Options::default() }
+    }
+}
+
+/// How data are read, beyond what the files say.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Options {
+    /// Subtracted from the model's first input, after image bytes became 0 … 1: one number, or one a channel; empty for 0.
+    pub mean: Vec<f64>,
+    /// Divides the model's first input after that: one number, or one a channel; empty for 1.
+    pub std: Vec<f64>,
+    /// The column of a table that holds the labels.
+    pub label_column: Option<String>,
 }
 
 /// A way in which data are stored.
@@ -115,55 +82,52 @@ struct Format {
     /// For messages.
     name: &'static str,
     matches: fn(&Path) -> bool,
-    read: fn(&Path) -> Result<Source, Error>,
+    read: fn(&Path, &Options) -> Result<Source, Error>,
 }
 
-const FORMATS: [Format; 2] = [
+const FORMATS: [Format; 6] = [
     Format { name: "an .npz file", matches: npz::matches, read: npz::read },
+    Format { name: "a directory of .npy files", matches: npy::matches, read: npy::read },
     Format {
         name: "a directory of IDX files (train-images…, train-labels…)", matches: idx::matches, read: idx::read
     },
+    Format { name: "a .safetensors file", matches: safetensors::matches, read: safetensors::read },
+    Format {
+        name: "a directory with a directory of images for each class",
+        matches: images::matches,
+        read: images::read,
+    },
+    Format { name: "a .csv file", matches: csv::matches, read: csv::read },
 ];
 
-/// Reads the arrays at `path`, whatever format they are in.
+/// Looks at the data at `path`, whatever format they are in: names, types and shapes; the numbers are read when they are bound.
 ///
 /// # Errors
 /// [`Error::Io`] if it cannot be read, [`Error::UnknownFormat`] if no format recognises it, and the format's own error.
-pub fn read(path: &Path) -> Result<Source, Error> {
+pub fn read(path: &Path, options: &Options) -> Result<Source, Error> {
     if let Err(source) = std::fs::metadata(path) {
         return Err(Error::Io { path: path.to_owned(), source });
     }
+    if is_pickle(path) {
+        return Err(Error::Pickle { path: path.to_owned() });
+    }
     match FORMATS.iter().find(|format| (format.matches)(path)) {
-        Some(format) => (format.read)(path),
+        Some(format) => Ok(Source { options: options.clone(), ..(format.read)(path, options)? }),
         None => Err(Error::UnknownFormat { path: path.to_owned() }),
     }
 }
 
+fn is_pickle(path: &Path) -> bool {
+    ["pkl", "pickle", "pt", "pth"].iter().any(|extension| has_extension(path, extension))
+}
+
+/// A file with this extension, in upper or lower case.
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension)) && path.is_file()
+}
+
 fn expected() -> String {
-    FORMATS.map(|format| format.name).join(" or ")
-}
-
-fn list(faults: &[Fault]) -> String {
-    faults.iter().map(|fault| format!("\n  {fault}")).collect()
-}
-
-fn or_none(names: &[String]) -> String {
-    if names.is_empty() { "no array".to_owned() } else { names.join(", ") }
-}
-
-fn alternatives(fallbacks: &[String]) -> String {
-    fallbacks.iter().map(|name| format!(" or `{name}`")).collect()
-}
-
-fn integers_hint(found: DType, expected: DType) -> &'static str {
-    if found.is_float() && expected.is_int() { "; convert it, for instance with .astype(numpy.int64)" } else { "" }
-}
-
-fn shape(dims: &[Option<usize>]) -> String {
-    let dims: Vec<String> = dims.iter().map(|d| d.map_or("any".to_owned(), |d| d.to_string())).collect();
-    format!("[{}]", dims.join(", "))
-}
-
-fn ignored(index: Option<i64>) -> String {
-    index.map_or(String::new(), |index| format!(", or {index} for what is ignored"))
+    let names = FORMATS.map(|format| format.name);
+    let [first @ .., last] = &names;
+    format!("{} or {last}", first.join(", "))
 }

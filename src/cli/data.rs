@@ -1,0 +1,29 @@
+use clap::Args;
+
+use crate::train::data::Options;
+
+/// How data are read.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Data")]
+pub(super) struct DataArgs {
+    /// Subtracted from the model's first input: a number, or one a channel; image bytes are 0 … 1 before it [default: 0]
+    #[arg(long, value_name = "X,…", value_delimiter = ',', allow_negative_numbers = true)]
+    pub mean: Option<Vec<f64>>,
+    /// Divides the model's first input after that: a number, or one a channel [default: 1]
+    #[arg(long, value_name = "X,…", value_delimiter = ',')]
+    pub std: Option<Vec<f64>>,
+    /// The column of a .csv file that holds the labels [default: labels, label, y, target or class]
+    #[arg(long, value_name = "NAME")]
+    pub label_column: Option<String>,
+}
+
+impl DataArgs {
+    /// `base`, replaced where the command line says otherwise.
+    pub fn options(&self, base: Options) -> Options {
+        Options {
+            mean: self.mean.clone().unwrap_or(base.mean),
+            std: self.std.clone().unwrap_or(base.std),
+            label_column: self.label_column.clone().or(base.label_column),
+        }
+    }
+}
