@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::data::DataArgs;
 use super::inject::EstimatorArg;
 use super::loss::LossArgs;
 use super::table::{significant, table};
@@ -57,6 +58,8 @@ pub(super) struct Measure {
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
+    data_args: DataArgs,
+    #[command(flatten)]
     runtime: RuntimeArgs,
 }
 
@@ -77,7 +80,8 @@ impl Measure {
         }
         let runtime = self.runtime.open(output)?;
         let mut meter = Meter::open(&runtime, &measurement, &self.runtime.options(), self.seed)?;
-        let mut source = data::read(&self.data).map_err(Error::from)?;
+        let mut source =
+            data::read(&self.data, &self.data_args.options(data::Options::default())).map_err(Error::from)?;
         let dataset = Dataset::new(&mut source, meter.spec()).map_err(Error::from)?;
         let pace = Pace { batch: self.batch_size, limit: self.limit, probes: self.samples };
         let figures = meter.measure(&dataset, &pace)?;
