@@ -32,7 +32,10 @@ pub fn evaluate(graph: &Graph, inputs: &HashMap<String, Array>) -> Result<HashMa
                 },
             });
         }
-        let cx = EvalCx { op: &node.op, inputs: &arrays, attrs: &node.attrs, outputs: node.outputs.len() };
+        let named = |id: &ValueId| values.get(id).map(|array| (graph.name_of(*id).to_string(), array.clone()));
+        let captured = node.captures.iter().filter_map(named).collect();
+        let (attrs, outputs) = (&node.attrs, node.outputs.len());
+        let cx = EvalCx { op: &node.op, inputs: &arrays, attrs, outputs, captured: &captured };
         let results = (op.eval)(&cx).map_err(|f| fault(&node.name, &node.op, f))?;
         for (out, array) in node.outputs.iter().zip(results) {
             if let Some(out) = out {
@@ -54,7 +57,7 @@ pub fn fold(op: &str, inputs: &[Option<Tensor>], attrs: &Attrs, facts: &[Fact]) 
             Some(t) => Array::from_tensor(t).ok().map(Some),
         })
         .collect::<Option<_>>()?;
-    let cx = EvalCx { op, inputs: &arrays, attrs, outputs: facts.len() };
+    let cx = EvalCx { op, inputs: &arrays, attrs, outputs: facts.len(), captured: &HashMap::new() };
     let results = (ops::lookup(op)?.eval)(&cx).ok()?;
     let typed = results.into_iter().zip(facts).map(|(array, fact)| Array { dtype: fact.dtype, ..array });
     Some(typed.map(|array| array.to_tensor()).collect())

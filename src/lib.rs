@@ -54,6 +54,7 @@
 //! | [`onnx`] | bytes ↔ [`ir::Model`]: reads any opset into one internal form, writes the lowest that will do, prints text |
 //! | [`ir`] | the graph, what is known of each value, and the [`ir::Builder`] that makes nodes |
 //! | [`ops`] | an operator a file: its facts, its tangent, its reference evaluation, its test cases; one table of all |
+//! | [`control`] | bodies of `If`, `Loop` and `Scan`: how they run, and their derivatives as bodies again |
 //! | [`lower`] | composites written with core operators before they are differentiated |
 //! | [`linear`] | the linear maps that edges are labelled with: how each is emitted, and its transpose |
 //! | [`ad`] | linearise, push tangents, pull cotangents |
@@ -85,6 +86,7 @@
 pub mod ad;
 pub mod artifact;
 pub mod cli;
+pub mod control;
 pub mod cost;
 pub mod demo;
 pub mod error;

@@ -11,7 +11,7 @@ use fam_onnx::ad::{Differentiated, grad_model, jvp_model};
 use fam_onnx::artifact::Options;
 use fam_onnx::eval::evaluate;
 use fam_onnx::flatness::Estimator;
-use fam_onnx::ir::{Builder, DType, Dim, Fact, Model, Tensor, Val, ValueId, verify};
+use fam_onnx::ir::{Builder, DType, Dim, Fact, Graph, Model, Tensor, Val, ValueId, verify};
 use fam_onnx::onnx;
 use fam_onnx::ops::{Array, Case, Input, OPS, Op, Tangent, lookup};
 use fam_onnx::tensor::{Tensor as HostTensor, Tensors};
@@ -177,7 +177,9 @@ impl OneNode {
         }
         data.extend(given);
         b.scope("node");
-        let outs = b.node(op.name, &inputs, case.attrs.clone(), case.outputs);
+        let mut attrs = case.attrs.clone();
+        attrs.graphs_mut().for_each(single_body);
+        let outs = b.node(op.name, &inputs, attrs, case.outputs);
         let outputs = outs.iter().map(|v| b.output(*v, "y")).collect();
         let graph = b.finish().map_err(|e| e.to_string())?;
         // The oldest forms that are written, and those of the first opset that splits a size that is not known unevenly.
@@ -240,6 +242,21 @@ fn single(tensor: &Tensor) -> Tensor {
     match tensor.dtype {
         DType::F64 => Tensor::from_f64(DType::F32, &tensor.shape, tensor.to_f64()),
         _ => tensor.clone(),
+    }
+}
+
+fn single_body(body: &mut Graph) {
+    for value in &mut body.values {
+        if value.fact.dtype == DType::F64 {
+            value.fact.dtype = DType::F32;
+        }
+        value.data = value.data.as_ref().map(single);
+    }
+    for node in &mut body.nodes {
+        if node.attrs.int("to") == Some(i64::from(DType::F64.code())) {
+            node.attrs = node.attrs.clone().with("to", i64::from(DType::F32.code()));
+        }
+        node.attrs.graphs_mut().for_each(single_body);
     }
 }
 

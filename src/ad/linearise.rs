@@ -69,7 +69,7 @@ fn between(b: &Builder, of: ValueId, known: &HashMap<ValueId, Tan>) -> Vec<Node>
             if let Some(producer) = g.value(id).producer
                 && nodes.insert(producer)
             {
-                next.extend(g.node(producer).inputs.iter().flatten());
+                next.extend(g.node(producer).reads());
             }
         }
         nodes.into_iter().map(|id| g.node(id).clone()).collect()
@@ -88,11 +88,11 @@ impl<'g> Walk<'g> {
     /// The tangents of a node's outputs.
     fn node(&mut self, node: &Node) {
         let (tape, b) = (self.tape, self.tape.builder);
-        let tangent = |id: &ValueId| self.tangents.get(id).copied();
+        let captures = node.captures.iter().copied().map(Some);
+        let read = node.inputs.iter().copied().chain(captures);
         let dx: Vec<Tan<'g>> =
-            node.inputs.iter().map(|id| id.as_ref().and_then(tangent).unwrap_or(tape.zero())).collect();
-        let active = dx.iter().any(|t| !t.is_zero()) || node.captures.iter().any(|id| tangent(id).is_some());
-        if !active {
+            read.map(|id| id.and_then(|id| self.tangents.get(&id).copied()).unwrap_or(tape.zero())).collect();
+        if dx.iter().all(|t| t.is_zero()) {
             return;
         }
         let known = if node.domain.is_empty() { ops::lookup(&node.op) } else { None };
@@ -102,16 +102,23 @@ impl<'g> Walk<'g> {
             Some(Tangent::Select(_)) | None => return self.block(node, "there is no rule for this operator"),
             Some(kind) => kind,
         };
-        for (k, out) in node.outputs.iter().enumerate() {
-            let Some(out) = out.map(|id| b.val(id)).filter(|v| v.dtype().is_float()) else { continue };
-            if self.variables.contains(&out.id()) {
-                continue;
-            }
-            tape.set_scope(&node.name);
-            b.scope(&format!("{}.linear", node.name));
+        let outputs: Vec<(usize, Val<'g>)> = node
+            .outputs
+            .iter()
+            .enumerate()
+            .filter_map(|(k, out)| Some((k, b.val((*out)?))))
+            .filter(|(_, out)| out.dtype().is_float() && !self.variables.contains(&out.id()))
+            .collect();
+        tape.set_scope(&node.name);
+        b.scope(&format!("{}.linear", node.name));
+        let mut together: Option<Vec<Tan<'g>>> = None;
+        for (k, out) in outputs {
             let cx = Cx::new(b, tape, node.clone(), dx.clone(), k);
             let t = match kind {
                 Tangent::Rule(rule) => rule(&cx),
+                Tangent::Joint(rule) => {
+                    together.get_or_insert_with(|| rule(&cx)).get(k).copied().unwrap_or(tape.zero())
+                }
                 Tangent::Lower(lower) => cx.through(&lower(&cx)),
                 _ => tape.zero(),
             };
@@ -134,6 +141,7 @@ impl<'g> Linearised<'g> {
         let scope = b.current_scope();
         let needed = self.needed();
         let mut pushed: Vec<Option<Val<'g>>> = vec![None; self.tape.len()];
+        let mut joint: HashMap<usize, Vec<Option<Val<'g>>>> = HashMap::new();
         for id in 0..self.tape.len() {
             if !needed[id] {
                 continue;
@@ -153,6 +161,14 @@ impl<'g> Linearised<'g> {
                     (None, y_val) => y_val.map(|v| self.grown(v, *y, id, lead)),
                 },
                 Kind::Apply(map, x) => pushed[*x].map(|v| map.emit(v, &self.tape.node(*x).shape, &node.shape, lead)),
+                Kind::Joint(map, inputs) => {
+                    let tangents: Vec<Option<Val<'g>>> = inputs.iter().map(|x| x.and_then(|x| pushed[x])).collect();
+                    if tangents.iter().any(Option::is_some) {
+                        joint.insert(id, map.emit(&tangents, lead));
+                    }
+                    None
+                }
+                Kind::Part(of, k) => joint.get(of).and_then(|parts| parts.get(*k).copied().flatten()),
             };
         }
         b.scope(&scope);
@@ -175,6 +191,7 @@ impl<'g> Linearised<'g> {
         let b = self.tape.builder;
         let scope = b.current_scope();
         let mut pulled: Vec<Option<Cotangent<'g>>> = vec![None; self.tape.len()];
+        let mut joint: HashMap<usize, Vec<Option<Cotangent<'g>>>> = HashMap::new();
         let mut result: Vec<Option<Cotangent<'g>>> = vec![None; self.sources];
         for (t, ct) in self.of.iter().zip(cotangents) {
             if let (Some(id), Some(ct)) = (t.id(), ct) {
@@ -182,9 +199,16 @@ impl<'g> Linearised<'g> {
             }
         }
         for id in (0..self.tape.len()).rev() {
-            let Some(ct) = pulled[id].take() else { continue };
             let node = self.tape.node(id);
             b.scope(&format!("{}.cotangent", node.scope));
+            if let (Kind::Joint(map, inputs), Some(cotangents)) = (&node.kind, joint.remove(&id)) {
+                for (input, ct) in inputs.iter().zip(map.transpose(&cotangents, lead)) {
+                    if let (Some(input), Some(ct)) = (input, ct) {
+                        accumulate(&mut pulled[*input], ct);
+                    }
+                }
+            }
+            let Some(ct) = pulled[id].take() else { continue };
             match &node.kind {
                 Kind::Source(k) => accumulate(&mut result[*k], ct),
                 Kind::Sum(x, y) => {
@@ -196,6 +220,12 @@ impl<'g> Linearised<'g> {
                 Kind::Apply(map, x) => {
                     let shape = self.tape.node(*x).shape;
                     accumulate(&mut pulled[*x], map.transpose(ct, &shape, lead));
+                }
+                Kind::Joint(..) => {}
+                Kind::Part(of, k) => {
+                    let parts = joint.entry(*of).or_default();
+                    parts.resize(parts.len().max(k + 1), None);
+                    accumulate(&mut parts[*k], ct);
                 }
             }
         }
@@ -221,7 +251,8 @@ impl<'g> Linearised<'g> {
                     needed[x] = true;
                     needed[y] = true;
                 }
-                Kind::Apply(_, x) => needed[x] = true,
+                Kind::Apply(_, x) | Kind::Part(x, _) => needed[x] = true,
+                Kind::Joint(_, inputs) => inputs.into_iter().flatten().for_each(|x| needed[x] = true),
             }
         }
         needed

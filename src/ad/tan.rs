@@ -1,10 +1,12 @@
 //! Tangents: handles on a tape of linear maps. Only linear operations exist, so a non-linear rule does not type-check.
 
+use crate::control::Joint;
 use crate::error::Unsupported;
 use crate::ir::{Builder, DType, Dim, Val};
 use crate::linear::{AveragePool, ConvGeometry, Linear};
 use std::cell::RefCell;
 use std::ops::{Add, Div, Mul, Neg, Sub};
+use std::rc::Rc;
 
 /// The linear maps between the tangents of values, in the order they are applied.
 pub struct Tape<'g> {
@@ -29,6 +31,10 @@ pub enum Kind<'g> {
     Source(usize),
     Sum(usize, usize),
     Apply(Linear<'g>, usize),
+    /// A map of several tangents to several, which follow as its parts.
+    Joint(Rc<Joint<'g>>, Vec<Option<usize>>),
+    /// Output `1` of the joint map at `0`.
+    Part(usize, usize),
 }
 
 /// A tangent. Zero is a state, never a tensor.
@@ -49,6 +55,17 @@ impl<'g> Tape<'g> {
 
     pub(super) fn source(&'g self, k: usize, of: Val<'g>) -> Tan<'g> {
         self.push(Kind::Source(k), of.shape(), of.dtype())
+    }
+
+    /// The tangents of `outputs`, which one map computes from `inputs`; zero where there is no output.
+    pub(crate) fn joint(&'g self, joint: Joint<'g>, inputs: &[Tan<'g>], outputs: &[Option<Val<'g>>]) -> Vec<Tan<'g>> {
+        let inputs = inputs.iter().map(|t| t.id).collect();
+        let map = self.push(Kind::Joint(Rc::new(joint), inputs), Vec::new(), DType::F32);
+        let part = |(k, out): (usize, &Option<Val<'g>>)| match (map.id, out) {
+            (Some(id), Some(out)) => self.push(Kind::Part(id, k), out.shape(), out.dtype()),
+            _ => self.zero(),
+        };
+        outputs.iter().enumerate().map(part).collect()
     }
 
     pub(super) fn set_scope(&self, scope: &str) {

@@ -108,6 +108,8 @@ fn mixes_samples(head: &Linearised<'_>, z: &[Dim]) -> Option<String> {
                 }
             }
             Kind::Apply(map, x) => axis[*x].and_then(|a| map.follow_axis(a, &all[*x].shape, &node.shape, &batch)),
+            // What bodies do with the samples is not followed.
+            Kind::Joint(..) | Kind::Part(..) => None,
         };
         // An axis of size 1 that grows is one sample that many rows read.
         axis.push(next.filter(|&at| node.shape.get(at) == Some(&batch)));

@@ -3,6 +3,7 @@
 use super::{Graph, Tensor};
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 #[derive(Clone, Debug)]
 pub enum Attr {
@@ -10,7 +11,8 @@ pub enum Attr {
     Float(f32),
     Str(String),
     Tensor(Tensor),
-    Graph(Box<Graph>),
+    /// The body of a control flow operator.
+    Graph(Arc<Graph>),
     Ints(Vec<i64>),
     Floats(Vec<f32>),
     Strs(Vec<String>),
@@ -54,6 +56,28 @@ impl Attrs {
             Some(Attr::Str(v)) => Some(v),
             _ => None,
         }
+    }
+
+    pub fn graph(&self, name: &str) -> Option<&Arc<Graph>> {
+        match self.get(name) {
+            Some(Attr::Graph(v)) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// The bodies, in the order of their attributes' names.
+    pub fn graphs(&self) -> impl Iterator<Item = &Arc<Graph>> {
+        self.0.values().filter_map(|attr| match attr {
+            Attr::Graph(graph) => Some(graph),
+            _ => None,
+        })
+    }
+
+    pub fn graphs_mut(&mut self) -> impl Iterator<Item = &mut Graph> {
+        self.0.values_mut().filter_map(|attr| match attr {
+            Attr::Graph(graph) => Some(Arc::make_mut(graph)),
+            _ => None,
+        })
     }
 
     pub fn ints(&self, name: &str) -> Option<&[i64]> {
@@ -132,6 +156,12 @@ impl From<&[i64]> for Attr {
 impl<const N: usize> From<[i64; N]> for Attr {
     fn from(v: [i64; N]) -> Attr {
         Attr::Ints(v.to_vec())
+    }
+}
+
+impl From<Graph> for Attr {
+    fn from(v: Graph) -> Attr {
+        Attr::Graph(Arc::new(v))
     }
 }
 

@@ -35,6 +35,8 @@ struct State {
     dims: HashMap<Dim, (ValueId, usize)>,
     /// The two dimensions of which a broadcast one is made.
     either: HashMap<Dim, (Dim, Dim)>,
+    /// The nodes whose bodies capture a value.
+    captured_by: HashMap<ValueId, Vec<NodeId>>,
     fault: Option<Error>,
     /// Values below this id keep their names.
     named: u32,
@@ -50,6 +52,58 @@ impl State {
             name = format!("{base}_{n}");
         }
         name
+    }
+
+    /// Gives a value another name, in the bodies that capture it too.
+    fn rename(&mut self, id: ValueId, name: &str) -> String {
+        let old = std::mem::replace(&mut self.graph.value_mut(id).name, name.to_string());
+        for &node in self.captured_by.get(&id).into_iter().flatten() {
+            self.graph.nodes[node.0 as usize].rename_captured(&old, name);
+        }
+        old
+    }
+
+    /// Names in a node's bodies that are taken give way, so that a name means one thing in a model.
+    fn own_bodies(&mut self, node: &mut Node) {
+        for body in node.attrs.graphs_mut() {
+            self.own_names(body);
+        }
+    }
+
+    fn own_names(&mut self, body: &mut Graph) {
+        let captured: HashSet<ValueId> = body.captured().into_iter().collect();
+        for id in body.value_ids().filter(|id| !captured.contains(id)) {
+            let name = self.fresh(body.name_of(id));
+            if name != body.name_of(id) {
+                body.rename(id, &name);
+            }
+        }
+        for node in &mut body.nodes {
+            let named = node.outputs.iter().flatten().any(|id| body.values[id.0 as usize].name == node.name);
+            if !named {
+                node.name = self.fresh(&node.name);
+            }
+            self.own_bodies(node);
+        }
+    }
+
+    /// The values that the bodies in `attrs` capture, and a name that is none of this graph's.
+    fn captures(&self, attrs: &Attrs) -> (Vec<ValueId>, Option<String>) {
+        let mut captures = Vec::new();
+        if attrs.graphs().next().is_none() {
+            return (captures, None);
+        }
+        let known = self.graph.by_name();
+        for body in attrs.graphs() {
+            for name in body.captured().into_iter().map(|id| body.name_of(id)) {
+                match known.get(name) {
+                    Some(id) if captures.contains(id) => {}
+                    Some(&id) => captures.push(id),
+                    None => return (captures, Some(name.to_string())),
+                }
+            }
+        }
+        (captures, None)
     }
 
     fn add_value(&mut self, name: String, fact: Fact, data: Option<Tensor>, producer: Option<NodeId>) -> ValueId {
@@ -103,8 +157,12 @@ impl Builder {
                 }
             }
         }
-        for node in &graph.nodes {
+        for (k, node) in graph.nodes.iter().enumerate() {
             state.names.insert(node.name.clone());
+            node.attrs.graphs().for_each(|body| body.own_names(&mut state.names));
+            for &id in &node.captures {
+                state.captured_by.entry(id).or_default().push(NodeId(k as u32));
+            }
             if ops::is_pure(&node.op) && node.domain.is_empty() && node.outputs.iter().all(Option::is_some) {
                 let key = (node.op.clone(), node.inputs.clone(), node.attrs.clone());
                 state.nodes.entry(key).or_insert_with(|| node.outputs.iter().flatten().copied().collect());
@@ -295,7 +353,11 @@ impl Builder {
             1 => vec![Some(name.clone())],
             n => (0..n).map(|k| Some(format!("{name}:{k}"))).collect(),
         };
-        let node = Node { name, op: op.to_string(), inputs: ids, attrs, ..Node::default() };
+        let (captures, unknown) = self.state.borrow().captures(&attrs);
+        if let Some(tensor) = unknown {
+            self.fault(Error::MissingInput { tensor });
+        }
+        let node = Node { name, op: op.to_string(), inputs: ids, attrs, captures, ..Node::default() };
         let made = self.push(node, &names, facts);
         let ids: Vec<ValueId> = made.iter().flatten().map(|v| v.id()).collect();
         if pure {
@@ -360,6 +422,101 @@ impl Builder {
         made
     }
 
+    /// Adds a node of another graph as it stands, its inputs and captures replaced by `values`; its outputs keep their
+    /// names and facts.
+    pub fn copy_node<'g>(
+        &'g self,
+        from: &Graph,
+        node: &Node,
+        values: &HashMap<ValueId, Val<'g>>,
+    ) -> Vec<(ValueId, Val<'g>)> {
+        let moved = |id: &ValueId| values.get(id).map(|v| v.id());
+        let mut copy = node.clone();
+        copy.inputs = node.inputs.iter().map(|id| id.as_ref().and_then(moved)).collect();
+        copy.captures = node.captures.iter().filter_map(moved).collect();
+        for id in &node.captures {
+            if let Some(new) = values.get(id).map(|v| v.name()).filter(|new| new != from.name_of(*id)) {
+                copy.rename_captured(from.name_of(*id), &new);
+            }
+        }
+        let names: Vec<Option<String>> = node.outputs.iter().map(|id| id.map(|id| from.name_of(id).into())).collect();
+        let facts: Vec<_> = node.outputs.iter().map(|id| id.map(|id| from.value(id).fact.clone())).collect();
+        let made = self.import(copy, &names, &facts);
+        node.outputs.iter().zip(made).filter_map(|(id, val)| (*id).zip(val)).collect()
+    }
+
+    /// As [`Builder::copy_node`], where outputs whose names are taken get others.
+    pub fn copy_node_afresh<'g>(
+        &'g self,
+        from: &Graph,
+        node: &Node,
+        values: &HashMap<ValueId, Val<'g>>,
+    ) -> Vec<(ValueId, Val<'g>)> {
+        let mut named = from.clone();
+        for id in node.outputs.iter().flatten() {
+            named.values[id.0 as usize].name = self.fresh_name(from.name_of(*id));
+        }
+        self.copy_node(&named, node, values)
+    }
+
+    /// A value of an outer graph: constants that may be computed with stand here too, others are captured.
+    pub fn capture(&self, outer: Val<'_>) -> Val<'_> {
+        match outer.builder().constant_data(outer) {
+            Some(data) if data.len() <= FOLD_LIMIT => self.constant(data),
+            _ => {
+                let name = outer.name();
+                let known = self.read(|g| g.captured_value(&name));
+                known.map_or_else(|| self.captured(&name, outer.fact()), |id| self.val(id))
+            }
+        }
+    }
+
+    /// Gives a node other attributes and further outputs, behind the first `there` it has or leaves out.
+    pub fn extend_node(&self, node: NodeId, attrs: Attrs, there: usize, facts: Vec<Fact>) {
+        let mut s = self.state.borrow_mut();
+        let mut old = HashSet::new();
+        s.graph.node(node).attrs.graphs().for_each(|body| body.own_names(&mut old));
+        s.names.retain(|name| !old.contains(name));
+        let mut changed = Node { attrs, ..s.graph.node(node).clone() };
+        s.own_bodies(&mut changed);
+        let (captures, _) = s.captures(&changed.attrs);
+        for &id in captures.iter().filter(|id| !changed.captures.contains(id)) {
+            s.captured_by.entry(id).or_default().push(node);
+        }
+        // What stood in front stays: places of captures are known elsewhere.
+        let more: Vec<ValueId> = captures.into_iter().filter(|id| !changed.captures.contains(id)).collect();
+        changed.captures.extend(more);
+        changed.outputs.resize(there, None);
+        for fact in facts {
+            let name = format!("{}:{}", changed.name, changed.outputs.len());
+            let name = s.fresh(&name);
+            changed.outputs.push(Some(s.add_value(name, fact, None, Some(node))));
+        }
+        s.graph.nodes[node.0 as usize] = changed;
+    }
+
+    /// Whether the dimension can be computed at run time.
+    pub fn knows_dim(&self, dim: &Dim) -> bool {
+        let Dim::Symbol(poly) = dim else { return true };
+        let whole = {
+            let s = self.state.borrow();
+            if s.dims.contains_key(dim) { Some(true) } else { s.either.get(dim).cloned().map(|_| false) }
+        };
+        match whole {
+            Some(true) => true,
+            Some(false) => {
+                let pair = self.state.borrow().either.get(dim).cloned();
+                pair.is_some_and(|(a, b)| self.knows_dim(&a) && self.knows_dim(&b))
+            }
+            None => poly.terms().all(|(symbols, _)| {
+                symbols.iter().all(|symbol| {
+                    let symbol = Dim::symbol(symbol);
+                    symbol != *dim && self.knows_dim(&symbol)
+                })
+            }),
+        }
+    }
+
     fn push<'g>(&'g self, mut node: Node, names: &[Option<String>], facts: Vec<Fact>) -> Vec<Option<Val<'g>>> {
         let mut s = self.state.borrow_mut();
         let id = NodeId(s.graph.nodes.len() as u32);
@@ -374,6 +531,10 @@ impl Builder {
             .collect();
         node.outputs = ids.clone();
         s.names.insert(node.name.clone());
+        s.own_bodies(&mut node);
+        for &captured in &node.captures {
+            s.captured_by.entry(captured).or_default().push(id);
+        }
         s.graph.nodes.push(node);
         drop(s);
         ids.into_iter().map(|id| id.map(|id| self.val(id))).collect()
@@ -402,7 +563,7 @@ impl Builder {
         let fact = value.fact.clone();
         let name = s.fresh(name);
         if !taken && !named {
-            let old = std::mem::replace(&mut s.graph.value_mut(val.id()).name, name.clone());
+            let old = s.rename(val.id(), &name);
             // A value made here shares its name with no node but its own.
             if producer.is_none_or(|node| s.graph.node(node).name != old) {
                 s.names.remove(&old);
@@ -435,7 +596,7 @@ impl Builder {
     pub fn rename(&self, val: Val<'_>, name: &str) {
         let mut s = self.state.borrow_mut();
         s.names.insert(name.to_string());
-        s.graph.value_mut(val.id()).name = name.to_string();
+        s.rename(val.id(), name);
     }
 
     /// Says more of a value than its operator could. What a rewrite has put a negation outside of has that shape too.
@@ -634,7 +795,7 @@ fn constant_name(data: &Tensor) -> String {
 }
 
 /// What both say; a symbol made up for lack of knowledge gives way to a declared dimension.
-fn refine(own: Fact, declared: Fact) -> Fact {
+pub(crate) fn refine(own: Fact, declared: Fact) -> Fact {
     let shape = match (own.shape, declared.shape) {
         (Some(a), Some(b)) if a.len() == b.len() => Some(
             a.into_iter()

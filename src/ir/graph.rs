@@ -29,7 +29,7 @@ pub struct Node {
     pub inputs: Vec<Option<ValueId>>,
     pub outputs: Vec<Option<ValueId>>,
     pub attrs: Attrs,
-    /// Outer values that subgraphs in `attrs` read by name.
+    /// What the bodies in `attrs` read of this graph; they know these values by their names.
     pub captures: Vec<ValueId>,
     /// `metadata_props`: exporters keep module paths there.
     pub metadata: Vec<(String, String)>,
@@ -99,6 +99,42 @@ impl Graph {
         self.inputs.iter().copied().collect()
     }
 
+    /// The values of outer graphs that this one reads by name.
+    pub fn captured(&self) -> Vec<ValueId> {
+        let inputs = self.input_set();
+        let open = |id: &ValueId| {
+            let value = self.value(*id);
+            value.producer.is_none() && value.data.is_none() && !inputs.contains(id)
+        };
+        let mut seen = HashSet::new();
+        let reads = self.nodes.iter().flat_map(Node::reads).chain(self.outputs.iter().copied());
+        reads.filter(|id| open(id) && seen.insert(*id)).collect()
+    }
+
+    /// The captured value of that name.
+    pub fn captured_value(&self, name: &str) -> Option<ValueId> {
+        let open = |id: &ValueId| self.value(*id).producer.is_none() && self.value(*id).data.is_none();
+        self.value_ids().find(|id| open(id) && self.name_of(*id) == name && !self.inputs.contains(id))
+    }
+
+    /// Gives a value another name, in the bodies that capture it too.
+    pub fn rename(&mut self, id: ValueId, name: &str) {
+        let old = std::mem::replace(&mut self.value_mut(id).name, name.to_string());
+        for node in self.nodes.iter_mut().filter(|n| n.captures.contains(&id)) {
+            node.rename_captured(&old, name);
+        }
+    }
+
+    /// Every name of a value or node in this graph and in the bodies inside, those of captured values left out.
+    pub fn own_names(&self, names: &mut HashSet<String>) {
+        let captured: HashSet<ValueId> = self.captured().into_iter().collect();
+        names.extend(self.value_ids().filter(|id| !captured.contains(id)).map(|id| self.name_of(id).to_string()));
+        for node in &self.nodes {
+            names.insert(node.name.clone());
+            node.attrs.graphs().for_each(|body| body.own_names(names));
+        }
+    }
+
     pub fn add_value(&mut self, value: Value) -> ValueId {
         self.values.push(value);
         ValueId(self.values.len() as u32 - 1)
@@ -149,6 +185,15 @@ impl Node {
     /// Every value the node reads, captures included.
     pub fn reads(&self) -> impl Iterator<Item = ValueId> + '_ {
         self.inputs.iter().flatten().chain(&self.captures).copied()
+    }
+
+    /// The bodies know a captured value by another name from here on.
+    pub fn rename_captured(&mut self, old: &str, new: &str) {
+        for body in self.attrs.graphs_mut() {
+            for id in body.captured().into_iter().filter(|&id| body.name_of(id) == old).collect::<Vec<_>>() {
+                body.rename(id, new);
+            }
+        }
     }
 
     pub fn input(&self, i: usize) -> Option<ValueId> {

@@ -16,6 +16,7 @@ mod verify;
 
 pub use attr::{Attr, Attrs};
 pub use builder::Builder;
+pub(crate) use builder::refine;
 pub use dim::Dim;
 pub use dtype::DType;
 pub use fact::Fact;

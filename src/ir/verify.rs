@@ -4,13 +4,16 @@ use super::{Graph, ValueId};
 use crate::error::{Error, Result};
 use std::collections::HashSet;
 
-/// Names are unique, every value read is there before its reader, outputs exist.
+/// Names are unique in the graph and its bodies, every value read is there before its reader, outputs exist.
 pub fn verify(graph: &Graph) -> Result<()> {
+    level(graph, &mut HashSet::new(), &HashSet::new())
+}
+
+/// `names`: those in use so far; `captured`: values of `graph` that stand in an outer one.
+fn level<'a>(graph: &'a Graph, names: &mut HashSet<&'a str>, captured: &HashSet<ValueId>) -> Result<()> {
     let broken = |what: String| Err(Error::BrokenGraph { what });
-    let mut names: HashSet<&str> = HashSet::new();
-    let live: HashSet<ValueId> = live_values(graph);
-    for &id in &live {
-        if !names.insert(graph.name_of(id)) {
+    for id in live_values(graph) {
+        if !captured.contains(&id) && !names.insert(graph.name_of(id)) {
             return broken(format!("two values are called {:?}", graph.name_of(id)));
         }
     }
@@ -21,6 +24,18 @@ pub fn verify(graph: &Graph) -> Result<()> {
             if !ready.contains(&read) {
                 return broken(format!("node {:?} reads {:?} before it is computed", node.name, graph.name_of(read)));
             }
+        }
+        let known: HashSet<&str> = node.captures.iter().map(|&id| graph.name_of(id)).collect();
+        for body in node.attrs.graphs() {
+            let open: HashSet<ValueId> = body.captured().into_iter().collect();
+            if let Some(&id) = open.iter().find(|&&id| !known.contains(body.name_of(id))) {
+                let name = body.name_of(id);
+                return broken(format!(
+                    "a body of node {:?} reads {name:?}, which the node does not capture",
+                    node.name
+                ));
+            }
+            level(body, names, &open)?;
         }
         for &out in node.outputs.iter().flatten() {
             if graph.value(out).producer != Some(id) {

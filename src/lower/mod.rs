@@ -52,14 +52,14 @@ fn rebuild(graph: &Graph, b: &Builder, needed: &impl Fn(&Node) -> bool) {
         }
     }
     for node in &graph.nodes {
-        let node = Node {
-            inputs: node.inputs.iter().map(|id| id.and_then(|id| copied.get(&id).map(|v| v.id()))).collect(),
-            captures: node.captures.iter().filter_map(|id| copied.get(id).map(|v| v.id())).collect(),
-            ..node.clone()
-        };
-        let made = match lowering(&node).filter(|_| needed(&node)) {
-            Some(lower) => lowered(graph, b, &tape, &node, lower),
-            None => copy(graph, b, &node),
+        let made = match lowering(node).filter(|_| needed(node)) {
+            Some(lower) => {
+                let moved = |id: ValueId| copied.get(&id).map(|v| v.id());
+                let inputs = node.inputs.iter().map(|id| id.and_then(moved)).collect();
+                let captures = node.captures.iter().filter_map(|&id| moved(id)).collect();
+                lowered(graph, b, &tape, &Node { inputs, captures, ..node.clone() }, lower)
+            }
+            None => b.copy_node(graph, node, &copied),
         };
         copied.extend(made);
     }
@@ -85,13 +85,6 @@ fn sources<'g>(graph: &Graph, b: &'g Builder) -> HashMap<ValueId, Val<'g>> {
     };
     let others = graph.value_ids().filter(|id| graph.value(*id).producer.is_none() && !inputs.contains(id));
     graph.inputs.iter().copied().chain(others).map(copy).collect()
-}
-
-fn copy<'g>(graph: &Graph, b: &'g Builder, node: &Node) -> Vec<(ValueId, Val<'g>)> {
-    let names: Vec<Option<String>> = node.outputs.iter().map(|id| id.map(|id| graph.name_of(id).into())).collect();
-    let facts: Vec<_> = node.outputs.iter().map(|id| id.map(|id| graph.value(id).fact.clone())).collect();
-    let made = b.import(node.clone(), &names, &facts);
-    node.outputs.iter().zip(made).filter_map(|(id, val)| (*id).zip(val)).collect()
 }
 
 fn lowered<'g>(

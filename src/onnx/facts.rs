@@ -1,7 +1,6 @@
 //! Facts of values that neither our operators nor the file know: element types by rule, shapes by tract.
 
 use super::dims::Symbols;
-use super::raw::RawNode;
 use super::types::is_made_up;
 use crate::ir::{Attr, DType, Dim, Fact, Graph, Node, Val};
 use std::cell::Cell;
@@ -61,42 +60,16 @@ pub(super) fn dtypes(node: &Node, inputs: &[Option<Val>]) -> Types {
     match types {
         Some(types) => Types { types, certain: true },
         None if matches!(node.op.as_str(), "If" | "Loop" | "Scan") => {
-            Types { types: body_dtypes(node), certain: false }
+            Types { types: super::bodies::dtypes(node), certain: false }
         }
         None => Types { types: vec![input(0)], certain: false },
-    }
-}
-
-/// The element types of what a control flow operator's body gives.
-fn body_dtypes(node: &Node) -> Vec<DType> {
-    let graph = node.attrs.0.values().find_map(|attr| match attr {
-        Attr::Graph(graph) => Some(graph),
-        _ => None,
-    });
-    let Some(graph) = graph else { return vec![DType::F32] };
-    // The first output of a loop's body is its condition.
-    let skip = usize::from(node.op == "Loop");
-    graph.outputs.iter().skip(skip).map(|&id| graph.value(id).fact.dtype).collect()
-}
-
-/// What is known of the inputs of a control flow operator's body from those of the operator.
-pub(super) fn body_inputs(node: &RawNode, inputs: &[Option<Val>]) -> Vec<Fact> {
-    let typed = |v: &Option<Val>| Fact::unknown(v.map_or(DType::F32, Val::dtype));
-    match node.op.as_str() {
-        "Loop" => {
-            let counter = [Fact::new(DType::I64, []), Fact::new(DType::Bool, [])];
-            counter.into_iter().chain(inputs.iter().skip(2).map(typed)).collect()
-        }
-        "Scan" => inputs.iter().map(typed).collect(),
-        _ => Vec::new(),
     }
 }
 
 /// Whether some float value that a node computes lacks a rank or a dimension, and tract may know it: it takes the
 /// branches of an `If` for alike, so it is not asked where there are subgraphs.
 pub(super) fn wanting(graph: &Graph) -> bool {
-    let subgraph = |attr: &Attr| matches!(attr, Attr::Graph(_));
-    let flat = !graph.nodes.iter().any(|n| n.attrs.0.values().any(subgraph));
+    let flat = graph.nodes.iter().all(|n| n.attrs.graphs().next().is_none());
     flat && graph.values.iter().any(|v| {
         let open = || v.fact.shape.as_ref().is_none_or(|dims| dims.iter().any(is_made_up));
         v.producer.is_some() && v.fact.dtype.is_float() && open()

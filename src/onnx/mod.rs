@@ -4,6 +4,7 @@
 //! local functions are inlined and `Constant` nodes become initialisers. [`write`](fn@write) picks the lowest opset
 //! that can say what the graph says (`since`). [`text`](fn@text) prints ONNX's textual syntax.
 
+mod bodies;
 mod check;
 mod dims;
 mod external;

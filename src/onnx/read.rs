@@ -7,9 +7,9 @@ use super::fault::{ModelFault, NotOnnx};
 use super::normalise::{self, Draft};
 use super::proto::ModelProto;
 use super::raw::{Expander, INLINE_LIMIT, RawAttr, RawGraph, RawNode, domain};
-use super::{OPSETS, check, types};
+use super::{OPSETS, bodies, check, types};
 use crate::error::{Error, Result};
-use crate::ir::{Attr, Attrs, Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, ValueId};
+use crate::ir::{Attr, Attrs, Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, ValueId, refine};
 use prost::Message;
 use prost::bytes::Bytes;
 use std::cell::{Cell, RefCell};
@@ -165,8 +165,10 @@ fn unlist_initializers(graph: &mut RawGraph) {
 struct Around<'a> {
     /// The fact of a name that it captures.
     captured: &'a dyn Fn(&str) -> Option<Fact>,
-    /// Facts of its inputs, where the file does not type them.
+    /// Facts of its inputs.
     inputs: Vec<Fact>,
+    /// What its values are named after, where the file does not name them.
+    prefix: String,
 }
 
 /// What is said of values elsewhere than at their definition.
@@ -178,11 +180,14 @@ struct Says<'a> {
 
 fn build(raw: &RawGraph, says: &Says, around: Option<&Around>) -> Result<Graph> {
     let builder = Builder::new();
+    if let Some(around) = around {
+        builder.scope(&around.prefix);
+    }
     let declared = declared(raw, says);
     let vals = leaves(&builder, raw, says.symbols, around);
     let outputs = raw.nodes.iter().flat_map(|n| n.outputs.iter().chain([&n.name]).map(String::as_str));
     builder.reserve(outputs);
-    let mut importer = Importer { builder: &builder, says, declared, vals, doubtful: HashSet::new() };
+    let mut importer = Importer { builder: &builder, says, declared, vals, doubtful: HashSet::new(), inlined: false };
     for node in &raw.nodes {
         importer.node(node)?;
         // The first fault is the cause of those after it.
@@ -227,8 +232,13 @@ fn leaves<'g>(b: &'g Builder, raw: &RawGraph, symbols: &Symbols, around: Option<
         let default = data.get(name).copied().cloned();
         let stated = types::fact(input, symbols, made_up).ok().flatten();
         let of_default = || default.as_ref().map(|t| Fact::new(t.dtype, dims(&t.shape)));
-        let outer = || around.and_then(|a| a.inputs.get(i).cloned());
-        let fact = stated.or_else(of_default).or_else(outer).unwrap_or(Fact::unknown(DType::F32));
+        let stated = stated.or_else(of_default);
+        let fact = match (around.and_then(|a| a.inputs.get(i).cloned()), stated) {
+            // The file's names of a body's dimensions are its own.
+            (Some(outer), Some(stated)) => refine(Fact { dtype: stated.dtype, ..outer }, stated),
+            (Some(fact), None) | (None, Some(fact)) => fact,
+            (None, None) => Fact::unknown(DType::F32),
+        };
         vals.insert(name.to_string(), b.input(name, fact, default));
     }
     for (name, tensor) in &raw.initializers {
@@ -255,10 +265,15 @@ struct Importer<'g, 'a> {
     vals: HashMap<String, Val<'g>>,
     /// Values whose element type is assumed, not known.
     doubtful: HashSet<ValueId>,
+    /// Whether nodes come from a branch that is certainly taken.
+    inlined: bool,
 }
 
 impl Importer<'_, '_> {
     fn node(&mut self, raw: &RawNode) -> Result<()> {
+        if let Some(branch) = self.taken_branch(raw) {
+            return self.inline(raw, branch);
+        }
         let inputs: Vec<Option<Val>> = raw.inputs.iter().map(|n| self.vals.get(n.as_str()).copied()).collect();
         let (attrs, captures) = self.attributes(raw, &inputs)?;
         let doubtful = |(i, v): (usize, &Option<Val>)| v.filter(|v| self.doubtful.contains(&v.id())).map(|_| i);
@@ -302,7 +317,12 @@ impl Importer<'_, '_> {
                 None => Fact::unknown(types.output(k)),
             }));
         }
-        let made = self.builder.import(node, &draft.outputs, &said);
+        let names: Vec<Option<String>> = match self.inlined {
+            // Branches of different nodes may use the same names.
+            true => draft.outputs.iter().map(|n| n.as_ref().map(|n| self.builder.fresh_name(n))).collect(),
+            false => draft.outputs.clone(),
+        };
+        let made = self.builder.import(node, &names, &said);
         for ((name, val), doubt) in draft.outputs.iter().zip(made).zip(doubt) {
             if let (Some(name), Some(val)) = (name, val) {
                 self.vals.insert(name.clone(), val);
@@ -323,19 +343,71 @@ impl Importer<'_, '_> {
                 RawAttr::Plain(attr) => attr.clone(),
                 RawAttr::Graph(inner) => {
                     let captured = |name: &str| self.vals.get(name).map(|v| v.fact());
-                    let around = Around { captured: &captured, inputs: facts::body_inputs(raw, inputs) };
                     for free in &inner.free {
                         let id = self.vals.get(&free.tensor).map(|v| v.id());
                         captures.extend(id.filter(|id| !captures.contains(id)));
                     }
-                    let mut graph = build(inner, self.says, Some(&around))?;
-                    qualify(&mut graph, inner, &format!("{}/{name}", raw.name));
-                    Attr::Graph(Box::new(graph))
+                    let prefix = format!("{}/{name}/", raw.name);
+                    let mut graph = bodies::build(raw, inputs, |inputs| {
+                        let around = Around { captured: &captured, inputs, prefix: prefix.clone() };
+                        build(inner, self.says, Some(&around))
+                    })?;
+                    qualify(&mut graph, inner, &prefix);
+                    self.name_captured(&mut graph);
+                    Attr::from(graph)
                 }
             };
             attrs.0.insert(name.clone(), attr);
         }
         Ok((attrs, captures))
+    }
+
+    /// A captured value has the name that it got here.
+    fn name_captured(&self, body: &mut Graph) {
+        for id in body.captured() {
+            if let Some(name) = self.vals.get(body.name_of(id)).map(|v| v.name()).filter(|n| n != body.name_of(id)) {
+                body.rename(id, &name);
+            }
+        }
+    }
+
+    /// The branch of an If whose condition is known.
+    fn taken_branch<'r>(&self, raw: &'r RawNode) -> Option<&'r RawGraph> {
+        if raw.op != "If" || !raw.domain.is_empty() {
+            return None;
+        }
+        let known = self.vals.get(raw.inputs.first()?)?.known_ints()?;
+        let name = if *known.first()? != 0 { "then_branch" } else { "else_branch" };
+        match raw.attrs.get(name)? {
+            RawAttr::Graph(branch) if branch.outputs.len() >= raw.outputs.len() => Some(branch),
+            _ => None,
+        }
+    }
+
+    /// Puts a branch in place of the node.
+    fn inline(&mut self, raw: &RawNode, branch: &RawGraph) -> Result<()> {
+        self.declared.extend(declared(branch, self.says));
+        for (name, tensor) in &branch.initializers {
+            self.vals.insert(name.clone(), self.builder.initializer(name, tensor.clone()));
+        }
+        let outer = std::mem::replace(&mut self.inlined, true);
+        let made = branch.nodes.iter().try_for_each(|node| self.node(node));
+        self.inlined = outer;
+        made?;
+        for (k, (inner, name)) in branch.outputs.iter().zip(&raw.outputs).enumerate() {
+            let Some(&val) = self.vals.get(inner.name()).filter(|_| !name.is_empty()) else { continue };
+            let copy = Node {
+                name: format!("{}/Identity_{k}", raw.name),
+                op: "Identity".to_string(),
+                inputs: vec![Some(val.id())],
+                ..Node::default()
+            };
+            let fact = self.declared.get(name).cloned();
+            let name = if outer { self.builder.fresh_name(name) } else { name.clone() };
+            let made = self.builder.import(copy, &[Some(name)], &[fact]).pop().flatten();
+            self.vals.extend(made.map(|val| (raw.outputs[k].clone(), val)));
+        }
+        Ok(())
     }
 }
 
@@ -346,6 +418,6 @@ fn qualify(graph: &mut Graph, raw: &RawGraph, prefix: &str) {
     let captured = raw.free.iter().map(|f| f.tensor.as_str());
     let own: HashSet<&str> = made.chain(given).chain(captured).collect();
     for value in graph.values.iter_mut().filter(|v| !own.contains(v.name.as_str())) {
-        value.name = format!("{prefix}/{}", value.name);
+        value.name = format!("{prefix}{}", value.name);
     }
 }

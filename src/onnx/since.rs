@@ -55,11 +55,7 @@ pub(super) fn graph(graph: &Graph) -> i64 {
 }
 
 fn node(g: &Graph, inputs: &HashSet<ValueId>, n: &Node) -> i64 {
-    let inner = n.attrs.0.values().filter_map(|attr| match attr {
-        Attr::Graph(inner) => Some(graph(inner)),
-        _ => None,
-    });
-    let inner = inner.max().unwrap_or(LOWEST);
+    let inner = n.attrs.graphs().map(|body| graph(body)).max().unwrap_or(LOWEST);
     if !n.domain.is_empty() {
         return inner;
     }

@@ -160,11 +160,7 @@ fn message(model: &Model, put: &mut Put) -> ModelProto {
 fn domains<'g>(graph: &'g Graph, used: &mut BTreeSet<&'g str>) {
     for node in &graph.nodes {
         used.insert(&node.domain);
-        for attr in node.attrs.0.values() {
-            if let Attr::Graph(inner) = attr {
-                domains(inner, used);
-            }
-        }
+        node.attrs.graphs().for_each(|body| domains(body, used));
     }
 }
 

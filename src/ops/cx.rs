@@ -2,13 +2,15 @@
 
 use super::Fault;
 use crate::ad::{Tan, Tape, tangent_of};
+use crate::control::Joint;
 use crate::error::{Error, Unsupported};
-use crate::ir::{Attrs, Builder, DType, Dim, Fact, Node, Tensor, Val, count};
+use crate::ir::{Attrs, Builder, DType, Dim, Fact, Node, NodeId, Tensor, Val, ValueId, count};
 
 pub struct Cx<'g> {
     pub b: &'g Builder,
     tape: &'g Tape<'g>,
     node: Node,
+    /// Of the inputs, then of the captures.
     tangents: Vec<Tan<'g>>,
     output: usize,
 }
@@ -55,6 +57,45 @@ impl<'g> Cx<'g> {
     /// Whether output `i` exists.
     pub fn has_out(&self, i: usize) -> bool {
         self.node.output(i).is_some()
+    }
+
+    /// Output `i` of the forward node, if it exists.
+    pub fn maybe_out(&self, i: usize) -> Option<Val<'g>> {
+        self.node.output(i).map(|id| self.b.val(id))
+    }
+
+    pub fn outputs(&self) -> usize {
+        self.node.outputs.len()
+    }
+
+    /// The node in the graph, if it has outputs.
+    pub(crate) fn node(&self) -> Option<NodeId> {
+        let out = self.node.outputs.iter().flatten().next()?;
+        self.b.read(|g| g.value(*out).producer)
+    }
+
+    /// What the node's bodies read of the graph around them.
+    pub fn captures(&self) -> &[ValueId] {
+        &self.node.captures
+    }
+
+    pub fn captured_names(&self) -> Vec<String> {
+        self.node.captures.iter().map(|&id| self.b.val(id).name()).collect()
+    }
+
+    /// The tangent of capture `k`.
+    pub fn d_captured(&self, k: usize) -> Tan<'g> {
+        self.tangents.get(self.node.inputs.len() + k).copied().unwrap_or(self.tape.zero())
+    }
+
+    /// The tangents of `outputs` by a map of several inputs; zero where there is no output.
+    pub(crate) fn joint(&self, joint: Joint<'g>, inputs: &[Tan<'g>], outputs: &[Option<Val<'g>>]) -> Vec<Tan<'g>> {
+        self.tape.joint(joint, inputs, outputs)
+    }
+
+    /// An error of the whole derivative: a node, of this one's bodies or itself, has none.
+    pub(crate) fn block(&self, node: Unsupported) {
+        self.tape.block(node);
     }
 
     /// Which output's tangent is asked for.

@@ -1,8 +1,9 @@
 //! What an operator's reference evaluation sees. All arithmetic is in f64; the type only says how results round.
 
 use super::Fault;
-use crate::ir::{Attrs, DType, Tensor};
+use crate::ir::{Attrs, DType, Graph, Tensor};
 use ndarray::{ArrayD, Dimension, IxDyn};
+use std::collections::HashMap;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Array {
@@ -66,9 +67,21 @@ pub struct EvalCx<'a> {
     pub attrs: &'a Attrs,
     /// How many outputs the node has.
     pub outputs: usize,
+    /// What the node's bodies capture, by name.
+    pub captured: &'a HashMap<String, Array>,
 }
 
 impl<'a> EvalCx<'a> {
+    /// The outputs of one of the node's bodies.
+    pub fn run(&self, body: &Graph, inputs: &[Array]) -> Result<Vec<Array>, Fault> {
+        let mut feeds = self.captured.clone();
+        feeds.extend(body.inputs.iter().map(|&id| body.name_of(id).to_string()).zip(inputs.iter().cloned()));
+        let failed = |e: crate::Error| Fault::Unsupported { what: format!("in its body, {e}") };
+        let values = crate::eval::evaluate(body, &feeds).map_err(failed)?;
+        let missing = |id| Fault::Unsupported { what: format!("its body never computes {:?}", body.name_of(id)) };
+        body.outputs.iter().map(|&id| values.get(&id).cloned().ok_or_else(|| missing(id))).collect()
+    }
+
     pub fn get(&self, i: usize) -> Option<&'a Array> {
         self.inputs.get(i).and_then(Option::as_ref)
     }

@@ -121,6 +121,11 @@ impl<'a> FactCx<'a> {
         Dim::symbol(&format!("?{}.{axis}", self.label))
     }
 
+    /// A dimension of which nothing is known, named after the node and what it is.
+    pub fn made_up(&self, what: &str) -> Dim {
+        Dim::symbol(&format!("?{}.{what}", self.label))
+    }
+
     /// Numpy's broadcast of the shapes of the inputs `at`.
     pub fn broadcast(&self, at: &[usize]) -> Result<Vec<Dim>, Fault> {
         let mut shape: Vec<Dim> = Vec::new();
@@ -153,7 +158,7 @@ pub fn show(shape: &[Dim]) -> String {
 }
 
 /// An axis counted from the front.
-pub(super) fn from_front(axis: i64, rank: usize) -> Result<usize, Fault> {
+pub(crate) fn from_front(axis: i64, rank: usize) -> Result<usize, Fault> {
     let at = if axis < 0 { axis.saturating_add(rank as i64) } else { axis };
     usize::try_from(at).ok().filter(|&at| at < rank).ok_or_else(|| Fault::Attribute {
         name: "axis",

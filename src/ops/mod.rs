@@ -14,6 +14,7 @@ pub use conv::geometry_of as conv_geometry;
 pub use cx::Cx;
 pub(crate) use einsum::{Equation, Label};
 pub use eval_cx::{Array, EvalCx};
+pub(crate) use fact_cx::from_front;
 pub use fact_cx::{FactCx, Fault};
 pub(crate) use window::Windows;
 
@@ -25,6 +26,8 @@ use crate::ir::{Attrs, Fact, Val};
 pub enum Tangent {
     /// The tangent of output `cx.output()`, linear in the tangents of the inputs.
     Rule(for<'g> fn(&Cx<'g>) -> Tan<'g>),
+    /// The tangents of all outputs, which one map computes together.
+    Joint(for<'g> fn(&Cx<'g>) -> Vec<Tan<'g>>),
     /// The operator in terms of others, one value an output.
     Lower(for<'g> fn(&Cx<'g>) -> Vec<Val<'g>>),
     /// Constant almost everywhere, or not a function of real numbers.
@@ -70,6 +73,7 @@ ops! {
     arithmetic { ADD SUB MUL DIV NEG }
     average_pool { AVERAGE_POOL }
     batch_normalization { BATCH_NORMALIZATION }
+    branch { IF }
     cast { CAST CAST_LIKE IDENTITY }
     comparison { EQUAL GREATER GREATER_OR_EQUAL LESS LESS_OR_EQUAL }
     compress { COMPRESS NON_ZERO }
@@ -103,6 +107,7 @@ ops! {
         REDUCE_SUM REDUCE_MEAN REDUCE_MAX REDUCE_MIN REDUCE_PROD REDUCE_L1 REDUCE_L2 REDUCE_LOG_SUM REDUCE_LOG_SUM_EXP
         REDUCE_SUM_SQUARE
     }
+    repeat { LOOP SCAN }
     reshape { RESHAPE FLATTEN SQUEEZE UNSQUEEZE }
     resize { RESIZE }
     roi_align { ROI_ALIGN }

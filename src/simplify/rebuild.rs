@@ -40,18 +40,9 @@ pub fn simplify(graph: &Graph) -> Result<Graph> {
         let opaque = !node.domain.is_empty()
             || !node.captures.is_empty()
             || node.outputs.iter().any(Option::is_none)
-            || node.attrs.0.values().any(|a| matches!(a, crate::ir::Attr::Graph(_)));
+            || node.attrs.graphs().next().is_some();
         if opaque || crate::ops::lookup(&node.op).is_none() {
-            let mut copy = node.clone();
-            copy.inputs = inputs.iter().map(|v| v.map(|v| v.id())).collect();
-            copy.captures = node.captures.iter().filter_map(|id| values.get(id).map(|v| v.id())).collect();
-            let names: Vec<_> = node.outputs.iter().map(|id| id.map(|id| graph.name_of(id).to_string())).collect();
-            let facts: Vec<_> = node.outputs.iter().map(|id| id.map(|id| graph.value(id).fact.clone())).collect();
-            for (old, new) in node.outputs.iter().zip(b.import(copy, &names, &facts)) {
-                if let (Some(old), Some(new)) = (old, new) {
-                    values.insert(*old, new);
-                }
-            }
+            values.extend(b.copy_node(graph, node, &values));
             continue;
         }
         let made = b.node(&node.op, &inputs, node.attrs.clone(), node.outputs.len());
