@@ -105,6 +105,11 @@ fn runtime_hint(error: &runtime::Error) -> Option<String> {
     }
 }
 
+fn out_of_room(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(kind, StorageFull | QuotaExceeded | FileTooLarge)
+}
+
 fn train_hint(error: &train::Error) -> Option<String> {
     match error {
         train::Error::NonFinite { last, .. } => Some(format!(
@@ -120,6 +125,9 @@ fn train_hint(error: &train::Error) -> Option<String> {
             "go on with this run: fam-onnx train --resume {}; or replace it with --force, or choose another directory with -o",
             path.display()
         )),
+        train::Error::Io { source, .. } if out_of_room(source.kind()) => {
+            Some("make room; fam-onnx train --resume goes on from the last checkpoint".to_owned())
+        }
         train::Error::AllDamaged { .. } => Some("train anew, with --force in the same directory".to_owned()),
         train::Error::NoCheckpoint { path } => {
             Some(format!("fam-onnx train --resume {} begins the run again", path.display()))

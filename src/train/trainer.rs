@@ -1,6 +1,7 @@
 //! The training loop.
 
 use std::{
+    fs::File,
     io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
@@ -49,6 +50,8 @@ pub struct Trainer {
     progress: Progress,
     cut: Cut,
     total: u64,
+    /// Of the directory, where the run was begun before.
+    lock: Option<File>,
 }
 
 impl Trainer {
@@ -71,7 +74,8 @@ impl Trainer {
     /// with the graphs in its directory. `report` is told of damaged checkpoints.
     ///
     /// # Errors
-    /// As [`Trainer::new`]; [`Error::AllDamaged`]; [`Error::DataChanged`].
+    /// As [`Trainer::new`]; [`Error::AllDamaged`]; [`Error::DataChanged`]; [`Error::RunBusy`] if another process trains in
+    /// the directory.
     pub fn resume(
         runtime: &Runtime,
         run: &Run,
@@ -83,8 +87,10 @@ impl Trainer {
         let mut files = engine::graph_files(&manifest, config);
         files.push(&manifest.graphs.evaluate.path);
         manifest.verify_files(&run.directory, &files)?;
+        let lock = run.lock()?;
         let start = run.last_state(config.seed, report)?;
-        Trainer::prepare(runtime, config, manifest, &run.directory, start, data)
+        let trainer = Trainer::prepare(runtime, config, manifest, &run.directory, start, data)?;
+        Ok(Trainer { lock: Some(lock), ..trainer })
     }
 
     pub fn manifest(&self) -> &Manifest {
@@ -120,7 +126,19 @@ impl Trainer {
         }
         let total = config.steps.unwrap_or(config.epochs.unwrap_or(DEFAULT_EPOCHS) * per_epoch);
         let config = config.clone();
-        Ok(Trainer { config, manifest, engine, evaluator, training, validation, metric, progress, cut, total })
+        Ok(Trainer {
+            config,
+            manifest,
+            engine,
+            evaluator,
+            training,
+            validation,
+            metric,
+            progress,
+            cut,
+            total,
+            lock: None,
+        })
     }
 
     pub fn plan(&self) -> Plan {
@@ -140,7 +158,7 @@ impl Trainer {
     /// [`Error::NonFinite`] if the loss or what is to be saved is not finite; the checkpoints before it stay.
     /// [`Error::RunBusy`] if another process trains in the directory.
     pub fn run(mut self, run: &Run, stop: &AtomicBool, report: &mut dyn FnMut(&Event)) -> Result<Outcome, Error> {
-        let _lock = run.lock()?;
+        let _lock = self.lock.take().map_or_else(|| run.lock(), Ok)?;
         let plan = self.plan();
         report(&Event::Start { plan, device: self.engine.device() });
         let mut metrics = MetricsFile::open(&run.metrics(), plan.done)?;
