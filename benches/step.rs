@@ -81,6 +81,7 @@ fn step(
         clip_norm: None,
         freeze: Vec::new(),
         train_batch_norm: false,
+        train_dropout: false,
     };
     let source = Source { name: String::new(), sha256: String::new() };
     let plan = artifact::plan(model, &inject, source)?;

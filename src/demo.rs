@@ -284,6 +284,7 @@ impl Bench<'_> {
             clip_norm: None,
             freeze: Vec::new(),
             train_batch_norm: false,
+            train_dropout: false,
         };
         let source = manifest::Source { name: MODEL.to_owned(), sha256: manifest::sha256(MODEL_BYTES) };
         artifact::plan(model, &options, source)

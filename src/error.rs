@@ -143,6 +143,12 @@ pub enum Error {
     #[error("{file}: not a loss of this model: {fault}")]
     LossModel { file: String, fault: crate::loss::LossModelFault },
 
+    #[error(
+        "dropout cannot train where the mask is not one of samples times fixed sizes, or the ratio no constant from 0 to below 1:\n{}\nexport with fixed sizes, or leave dropout off",
+        nodes.iter().map(|n| format!("  {n}")).collect::<Vec<_>>().join("\n")
+    )]
+    Dropout { nodes: Vec<String> },
+
     #[error("broken graph: {what}")]
     BrokenGraph { what: String },
 

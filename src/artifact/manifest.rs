@@ -59,6 +59,8 @@ pub enum Fault {
     Lambda { layer: String, lambda: f64 },
     #[error("probe `{probe}` has the symbolic dimension `{symbol}`; expected numbers and `{BATCH}` only")]
     Symbol { probe: String, symbol: String },
+    #[error("probe `{probe}` has the probability {found:?}; expected a number from 0 to 1")]
+    Probability { probe: String, found: Option<f64> },
     #[error("{place} has {found} names for κ; expected none or {expected}, one a layer")]
     KappaCount { place: String, found: usize, expected: usize },
 }
@@ -80,6 +82,9 @@ pub struct Manifest {
     #[serde(default)]
     pub options: serde_json::Map<String, serde_json::Value>,
     pub layers: Vec<Layer>,
+    /// Masks of the dropouts that train: inputs of ones and zeros, drawn afresh for each batch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub masks: Vec<Probe>,
     /// The model's inputs that data must fill.
     pub inputs: Vec<String>,
     /// The input that takes the labels; `None` where the model computes its own loss.
@@ -129,11 +134,14 @@ pub struct Layer {
 }
 
 /// A graph input of random numbers that whoever drives the graph fills afresh each step.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Probe {
     pub name: String,
     pub shape: Vec<Dim>,
     pub distribution: Distribution,
+    /// Of a one, where the distribution is `bernoulli`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probability: Option<f64>,
 }
 
 /// What labels are, for whoever checks data.
@@ -162,6 +170,8 @@ pub enum Dim {
 pub enum Distribution {
     /// +1 or −1, each with probability one half.
     Rademacher,
+    /// 1 with a probability of its own, else 0.
+    Bernoulli,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -250,6 +260,7 @@ impl Manifest {
             opset: 0,
             options: serde_json::Map::new(),
             layers: Vec::new(),
+            masks: Vec::new(),
             inputs: Vec::new(),
             labels: None,
             label_spec: None,
@@ -354,14 +365,18 @@ impl Manifest {
             if !(layer.lambda.is_finite() && layer.lambda >= 0.0) {
                 faults.push(Fault::Lambda { layer: layer.name.clone(), lambda: layer.lambda });
             }
-            for probe in &layer.probes {
-                for dim in &probe.shape {
-                    if let Dim::Symbol(symbol) = dim
-                        && symbol != BATCH
-                    {
-                        faults.push(Fault::Symbol { probe: probe.name.clone(), symbol: symbol.clone() });
-                    }
+        }
+        for probe in self.probes() {
+            for dim in &probe.shape {
+                if let Dim::Symbol(symbol) = dim
+                    && symbol != BATCH
+                {
+                    faults.push(Fault::Symbol { probe: probe.name.clone(), symbol: symbol.clone() });
                 }
+            }
+            let probable = probe.probability.is_some_and(|p| (0.0..=1.0).contains(&p));
+            if probe.distribution == Distribution::Bernoulli && !probable {
+                faults.push(Fault::Probability { probe: probe.name.clone(), found: probe.probability });
             }
         }
         let kappas = [
@@ -385,9 +400,9 @@ impl Manifest {
         self.parameters.iter().map(|p| p.name.as_str()).chain(state)
     }
 
-    /// Every probe of every layer.
+    /// Every probe of every layer, then the masks: all inputs that are drawn at random.
     pub fn probes(&self) -> impl Iterator<Item = &Probe> {
-        self.layers.iter().flat_map(|layer| &layer.probes)
+        self.layers.iter().flat_map(|layer| &layer.probes).chain(&self.masks)
     }
 
     /// The graphs' names and file names.

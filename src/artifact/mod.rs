@@ -1,6 +1,7 @@
 //! Artifacts: what `inject` writes and every runtime trains.
 
 mod batch_norm;
+mod dropout;
 mod export;
 pub mod manifest;
 mod measurement;

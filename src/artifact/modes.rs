@@ -3,8 +3,8 @@
 use crate::ir::{Graph, Node, ValueId};
 use std::collections::HashSet;
 
-/// Batch norm by its running statistics, Dropout off; says so in `notes`.
-pub(super) fn settle(graph: &mut Graph, frozen_batch_norm: bool, notes: &mut Vec<String>) {
+/// Batch norm by its running statistics where it is frozen, Dropout off where it does not train; says so in `notes`.
+pub(super) fn settle(graph: &mut Graph, frozen_batch_norm: bool, dropout_off: bool, notes: &mut Vec<String>) {
     let read: HashSet<ValueId> =
         graph.nodes.iter().flat_map(Node::reads).chain(graph.outputs.iter().copied()).collect();
     let (mut norms, mut dropouts) = (0, 0);
@@ -16,7 +16,7 @@ pub(super) fn settle(graph: &mut Graph, frozen_batch_norm: bool, notes: &mut Vec
                 node.outputs.truncate(1);
                 norms += 1;
             }
-            "Dropout" if node.input(2).is_some() && only_first => {
+            "Dropout" if dropout_off && node.input(2).is_some() && only_first => {
                 node.inputs.truncate(2);
                 node.outputs.truncate(1);
                 dropouts += 1;
@@ -30,6 +30,6 @@ pub(super) fn settle(graph: &mut Graph, frozen_batch_norm: bool, notes: &mut Vec
         ));
     }
     if dropouts > 0 {
-        notes.push(format!("{dropouts} dropouts were exported in training mode; they are off here"));
+        notes.push(format!("{dropouts} dropouts were exported in training mode; they are off here, unless they train"));
     }
 }

@@ -1,5 +1,6 @@
 //! The standard artifact: one traced step, cut into the graphs that people run.
 
+use super::dropout::Mask;
 use super::manifest::{self, Manifest};
 use super::trace::{self, Opened, Traced, Way};
 use crate::cost;
@@ -46,6 +47,8 @@ pub struct Options {
     pub freeze: Vec<String>,
     /// Batch norm normalises by the batch and updates its running statistics.
     pub train_batch_norm: bool,
+    /// Dropout drops, by masks that are inputs of the graphs.
+    pub train_dropout: bool,
 }
 
 impl Target {
@@ -74,6 +77,7 @@ impl Options {
             clip_norm: None,
             freeze: Vec::new(),
             train_batch_norm: false,
+            train_dropout: false,
         }
     }
 
@@ -99,6 +103,7 @@ impl Options {
             ("clip_norm", json!(self.clip_norm)),
             ("freeze", json!(self.freeze)),
             ("batch_norm", json!(if self.train_batch_norm { "train" } else { "frozen" })),
+            ("dropout", json!(if self.train_dropout { "train" } else { "off" })),
         ];
         entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
@@ -219,7 +224,7 @@ fn assemble(model: &Model, options: &Options, ways: &[Way]) -> Result<Plan> {
     let forward = cutter.cut("forward", &[std::slice::from_ref(&names.loss)])?;
     let of = |map: &BTreeMap<String, String>| map.values().cloned().collect::<Vec<_>>();
     let plain = cutter.cut("plain", &[std::slice::from_ref(&names.loss), &names.plain, &of(&names.statistics)])?;
-    let evaluate = match options.train_batch_norm {
+    let evaluate = match options.train_batch_norm || options.train_dropout {
         true => evaluation(model, options, &ways)?,
         false => cutter.evaluate(&names)?,
     };
@@ -246,9 +251,10 @@ fn assemble(model: &Model, options: &Options, ways: &[Way]) -> Result<Plan> {
     Ok(Plan { manifest, graphs, tensors, report })
 }
 
-/// What `evaluate.onnx` computes where batch norm trains: the model as it will be used, by its running statistics.
+/// What `evaluate.onnx` computes where batch norm or dropout train: the model as it will be used, by its running statistics
+/// and with nothing dropped.
 fn evaluation(model: &Model, options: &Options, ways: &[Way]) -> Result<Model> {
-    let options = Options { train_batch_norm: false, ..options.clone() };
+    let options = Options { train_batch_norm: false, train_dropout: false, ..options.clone() };
     let mut notes = Vec::new();
     let opened = trace::open(model, &options, &mut notes)?;
     let b = Builder::of(opened.parametric());
@@ -455,6 +461,7 @@ fn describe(
     let updates: BTreeMap<String, String> = names.steps.clone().into_iter().chain(names.statistics.clone()).collect();
     Ok(Manifest {
         layers: layers.collect(),
+        masks: opened.masks.iter().map(mask).collect(),
         inputs: opened.inputs.clone(),
         labels: traced.labels.map(|v| v.name()),
         label_spec: traced.label_spec.clone(),
@@ -505,7 +512,13 @@ pub(super) fn probe(probe: &crate::flatness::Probe) -> manifest::Probe {
         name: probe.name.clone(),
         shape: probe.shape.iter().map(dim).collect(),
         distribution: manifest::Distribution::Rademacher,
+        probability: None,
     }
+}
+
+fn mask(mask: &Mask) -> manifest::Probe {
+    let drawn = probe(&crate::flatness::Probe { name: mask.name.clone(), shape: mask.shape.clone() });
+    manifest::Probe { distribution: manifest::Distribution::Bernoulli, probability: Some(mask.keep), ..drawn }
 }
 
 /// Type and shape of something whose data is stored.

@@ -1,6 +1,7 @@
 //! One training step of a model as values of one graph: loss, κ, objective, gradients.
 
 use super::batch_norm::{self, Statistic};
+use super::dropout::{self, Mask};
 use super::manifest::LabelSpec;
 use super::modes;
 use super::standard::Options;
@@ -24,6 +25,8 @@ pub(super) struct Opened {
     pub parameters: Vec<Parameter>,
     /// Of each batch norm that trains.
     pub statistics: Vec<Statistic>,
+    /// Of each dropout that trains.
+    pub masks: Vec<Mask>,
     /// What a loss model has added to the graph.
     pub inlined: Option<Inlined>,
 }
@@ -66,7 +69,8 @@ pub(super) fn open(model: &Model, options: &Options, notes: &mut Vec<String>) ->
     let inputs: Vec<String> =
         graph.inputs.iter().filter(|&&id| graph.value(id).data.is_none()).map(|&id| name(&graph, id)).collect();
     let outputs: Vec<String> = graph.outputs.iter().map(|&id| name(&graph, id)).collect();
-    modes::settle(&mut graph, !options.train_batch_norm, notes);
+    modes::settle(&mut graph, !options.train_batch_norm, !options.train_dropout, notes);
+    let masks = if options.train_dropout { dropout::train(&mut graph, notes)? } else { Vec::new() };
     let statistics = if options.train_batch_norm { batch_norm::train(&mut graph, notes) } else { Vec::new() };
     let (graph, inlined) = target::inline(graph, &outputs, options)?;
     let graph = lower::composites(graph, |_: &Node| true)?;
@@ -80,7 +84,7 @@ pub(super) fn open(model: &Model, options: &Options, notes: &mut Vec<String>) ->
     if !parameters.iter().any(|p| p.trainable) {
         return Err(Error::NothingToTrain);
     }
-    Ok(Opened { graph, inputs, outputs, parameters, statistics, inlined })
+    Ok(Opened { graph, inputs, outputs, parameters, statistics, masks, inlined })
 }
 
 /// Parameters whose name a glob matches do not train.

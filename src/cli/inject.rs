@@ -64,6 +64,9 @@ pub(super) struct Inject {
     /// Normalise by the batch and update running statistics, or keep them as exported
     #[arg(long, value_enum, default_value_t = BatchNorm::Frozen)]
     batch_norm: BatchNorm,
+    /// Drop while it trains, by masks drawn for each batch, or not at all; evaluate.onnx and the exported model drop nothing
+    #[arg(long, value_enum, default_value_t = Dropout::Off)]
+    dropout: Dropout,
 
     /// For any ONNX Runtime, or for the training API of ONNX Runtime up to 1.19.2
     #[arg(long, value_enum, default_value_t = Format::Standard)]
@@ -104,6 +107,12 @@ impl EstimatorArg {
             EstimatorArg::Hutchinson => Some(Estimator::Hutchinson),
         }
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+enum Dropout {
+    Train,
+    Off,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
@@ -167,6 +176,7 @@ impl Inject {
             clip_norm: self.optimizer.clip_norm()?,
             freeze: self.freeze.clone(),
             train_batch_norm: self.batch_norm == BatchNorm::Train,
+            train_dropout: self.dropout == Dropout::Train,
         })
     }
 

@@ -1,4 +1,4 @@
-//! Probes: graph inputs of random signs, fresh each step.
+//! Probes and dropout's masks: graph inputs of random signs, or of ones and zeros, fresh each step.
 
 use half::{bf16, f16};
 use rand_chacha::{ChaCha8Rng, rand_core::RngCore};
@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The probes that a graph reads, with the element types it wants.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Probes {
     seed: u64,
     purpose: Purpose,
@@ -41,14 +41,16 @@ impl Probes {
     /// Draws the probes of `position` (a micro-batch of a step, or a batch) for `batch` samples and feeds them to a graph.
     pub fn feed(&self, graph: &mut impl Feed, position: u64, batch: usize) -> Result<(), runtime::Error> {
         for (index, (probe, dtype)) in self.probes.iter().enumerate() {
-            let Distribution::Rademacher = probe.distribution;
             let size = |dim: &Dim| match dim {
                 Dim::Fixed(size) => *size,
                 Dim::Symbol(_) => batch,
             };
             let shape: Vec<usize> = probe.shape.iter().map(size).collect();
             let mut generator = generator(self.seed, self.purpose, position, index as u64);
-            graph.feed(&probe.name, *dtype, &shape, |bytes| signs(&mut generator, *dtype, bytes))?;
+            graph.feed(&probe.name, *dtype, &shape, |bytes| match probe.distribution {
+                Distribution::Rademacher => signs(&mut generator, *dtype, bytes),
+                Distribution::Bernoulli => ones(&mut generator, *dtype, probe.probability.unwrap_or(0.5), bytes),
+            })?;
         }
         Ok(())
     }
@@ -65,6 +67,18 @@ fn signs(generator: &mut ChaCha8Rng, dtype: DType, bytes: &mut [u8]) {
         element.copy_from_slice(if bits & 1 == 0 { &plus } else { &minus });
         bits >>= 1;
         left -= 1;
+    }
+}
+
+/// Fills a buffer with 1, each with this probability, and 0.
+fn ones(generator: &mut ChaCha8Rng, dtype: DType, probability: f64, bytes: &mut [u8]) {
+    let (one, _) = one(dtype);
+    let below = (probability * 2f64.powi(32)).round() as u64;
+    for element in bytes.chunks_exact_mut(dtype.size()) {
+        match u64::from(generator.next_u32()) < below {
+            true => element.copy_from_slice(&one),
+            false => element.fill(0),
+        }
     }
 }
 

@@ -91,6 +91,7 @@ pub fn exact(layers: &[(&str, f64)]) -> Options {
         clip_norm: None,
         freeze: Vec::new(),
         train_batch_norm: false,
+        train_dropout: false,
     }
 }
 
