@@ -74,8 +74,11 @@ impl Evaluate {
         let indices: Vec<usize> = (0..dataset.samples()).collect();
         let figures = evaluator.evaluate(&dataset, &indices, self.batch_size)?;
 
-        let rows = figures.named().into_iter().map(|(name, value)| format!("{name:<12}{value:.6}\n"));
-        let text: String = rows.chain([format!("{:<12}{}\n", "samples", figures.samples)]).collect();
+        let rows = figures.named().into_iter().map(|(name, value)| {
+            let estimate = figures.estimated.iter().any(|estimate| estimate == name);
+            format!("{name:<14}{value:.6}{}\n", if estimate { "  (estimate, random probes)" } else { "" })
+        });
+        let text: String = rows.chain([format!("{:<14}{}\n", "samples", figures.samples)]).collect();
         output.result(&text, || {
             let mut document = json!({
                 "version": 1,

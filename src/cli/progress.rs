@@ -58,6 +58,13 @@ impl Progress {
                 let best = if *improved { "  (best)" } else { "" };
                 self.line(&format!("step {step}  epoch {epoch}  validation: {}{best}", named(figures)));
             }
+            Event::Unmoved { parameters } => {
+                self.line(&format!("no step has moved {}: the gradient is zero", parameters.join(", ")));
+            }
+            Event::Classes { names } => {
+                let numbered: Vec<String> = names.iter().enumerate().map(|(k, name)| format!("{k} {name}")).collect();
+                self.line(&format!("classes: {}", numbered.join(", ")));
+            }
             Event::Checkpoint { path } => {
                 if self.output.verbose {
                     self.line(&format!("saved {}", path.display()));
@@ -100,5 +107,9 @@ fn figures(record: &StepRecord) -> String {
 
 /// Figures in one line.
 pub(super) fn named(figures: &Figures) -> String {
-    figures.named().iter().map(|(name, value)| format!("{name} {value:.4}")).collect::<Vec<_>>().join("  ")
+    let shown = |(name, value): &(&str, f64)| {
+        let about = if figures.estimated.iter().any(|estimate| estimate == name) { "≈ " } else { "" };
+        format!("{name} {about}{value:.4}")
+    };
+    figures.named().iter().map(shown).collect::<Vec<_>>().join("  ")
 }

@@ -30,6 +30,8 @@ pub enum Error {
     Fraction { data: PathBuf, samples: usize, fraction: f64 },
     #[error("{}: the artifact was made with λ = 0: its training graph has no FAM part, and λ cannot be set to {lambda}; inject anew with --lambda", artifact.display())]
     NoLambda { artifact: PathBuf, lambda: f64 },
+    #[error("the curves cannot be drawn: {why}")]
+    Plot { why: String },
     #[error("the thread that reads the data: {source}")]
     Reader { source: std::io::Error },
     #[error("the option {name} is {found}; expected {expected}")]

@@ -7,11 +7,12 @@ use super::{
     data::{Dataset, Role, Spec},
     metrics::Figures,
     probes::Probes,
+    scores::{Scores, Task},
 };
 use crate::{
     artifact::manifest::Manifest,
     runtime::{Bound, Feed, Held, Options, Runtime, Session},
-    tensor::{DType, Tensor, Tensors, elements},
+    tensor::{DType, Tensor, Tensors},
 };
 
 /// The evaluation graph, ready for a set of parameters.
@@ -19,7 +20,10 @@ use crate::{
 pub struct Evaluator {
     bound: Bound,
     spec: Spec,
+    task: Option<Task>,
     kappa: Vec<String>,
+    /// Those of `kappa` that are estimates.
+    estimated: Vec<String>,
     probes: Probes,
     lambda: Vec<(String, f64)>,
 }
@@ -44,7 +48,8 @@ impl Evaluator {
         let probes = Probes::for_evaluation(manifest, &session, seed)?;
         let mut outputs = vec![graph.loss.as_str(), graph.objective.as_str()];
         outputs.extend(graph.kappa.iter().map(String::as_str));
-        if spec.classes.is_some() {
+        let task = Task::of_artifact(manifest, &spec);
+        if task.is_some() {
             outputs.extend(graph.predictions.first().map(String::as_str));
         }
         let wanted = lambda;
@@ -55,7 +60,8 @@ impl Evaluator {
             return Err(Error::NoLambda { artifact: graphs.to_owned(), lambda: wanted });
         }
         let bound = Bound::new(session, &outputs)?;
-        Ok(Evaluator { bound, spec, kappa: graph.kappa.clone(), probes, lambda })
+        let (kappa, estimated) = (graph.kappa.clone(), estimated(manifest));
+        Ok(Evaluator { bound, spec, task, kappa, estimated, probes, lambda })
     }
 
     /// What data must provide.
@@ -93,7 +99,7 @@ impl Evaluator {
         }
         self.feed_lambda()?;
         let mut sums = vec![0.0; 2 + self.kappa.len()];
-        let (mut samples, mut hits, mut counted) = (0, 0, 0);
+        let (mut samples, mut scores) = (0, Scores::default());
         for (position, part) in indices.chunks(batch).enumerate() {
             if self.spec.batch.is_some() && part.len() < batch {
                 continue;
@@ -104,22 +110,25 @@ impl Evaluator {
                 *sum += part.len() as f64 * result.iter_f64().next().unwrap_or(f64::NAN);
             }
             if let Some(predictions) = results.get(sums.len()) {
-                let (h, c) = self.hits(data, part, predictions)?;
-                hits += h;
-                counted += c;
+                self.count(data, part, predictions, &mut scores)?;
             }
         }
         if samples == 0 {
             return Err(Error::NoFullBatch { samples: indices.len(), batch });
         }
         let mean = |sum: f64| sum / samples as f64;
-        Ok(Figures {
+        let mut figures = Figures {
             samples,
             loss: mean(sums[0]),
             objective: mean(sums[1]),
             kappa: self.kappa.iter().cloned().zip(sums[2..].iter().map(|&sum| mean(sum))).collect(),
-            accuracy: (counted > 0).then(|| hits as f64 / counted as f64),
-        })
+            estimated: self.estimated.clone(),
+            ..Figures::default()
+        };
+        if let Some(task) = self.task {
+            scores.finish(task, &mut figures);
+        }
+        Ok(figures)
     }
 
     /// Loss, objective and κ of one batch, in that order. Where κ is estimated, `position` decides the probes.
@@ -155,36 +164,20 @@ impl Evaluator {
         Ok(self.bound.run()?)
     }
 
-    /// Labels that the largest prediction along axis 1 hits, and labels that count.
-    fn hits(&self, data: &Dataset, part: &[usize], predictions: &Tensor) -> Result<(usize, usize), Error> {
-        let Some(column) = data.columns().iter().find(|column| column.role == Role::Labels) else {
-            return Ok((0, 0));
-        };
-        let labels: Vec<i64> = data.gather(column, part)?.iter_i64().collect();
-        Ok(count_hits(predictions, &labels, self.spec.ignore_index))
+    /// Counts what the predictions of a batch are worth.
+    fn count(&self, data: &Dataset, part: &[usize], predictions: &Tensor, scores: &mut Scores) -> Result<(), Error> {
+        let column = data.columns().iter().find(|column| column.role == Role::Labels);
+        if let Some((column, task)) = column.zip(self.task) {
+            scores.add(task, predictions, &data.gather(column, part)?);
+        }
+        Ok(())
     }
 }
 
-/// Predictions `[N, C, …]`, labels `[N, …]` flattened. Predictions of another shape than the labels have no accuracy.
-fn count_hits(predictions: &Tensor, labels: &[i64], ignore_index: Option<i64>) -> (usize, usize) {
-    let &[samples, classes, ref positions @ ..] = predictions.shape() else {
-        return (0, 0);
-    };
-    let positions = elements(positions);
-    if labels.is_empty() || labels.len() != samples * positions {
-        return (0, 0);
-    }
-    let values: Vec<f64> = predictions.iter_f64().collect();
-    let (mut hits, mut counted) = (0, 0);
-    for (at, &label) in labels.iter().enumerate().filter(|(_, label)| Some(**label) != ignore_index) {
-        let first = at / positions * classes * positions + at % positions;
-        let score = |class: usize| values[first + class * positions];
-        // The first of equal scores, as everywhere.
-        let largest = (0..classes).reduce(|best, class| if score(class) > score(best) { class } else { best });
-        counted += 1;
-        hits += usize::from(largest.is_some_and(|class| usize::try_from(label) == Ok(class)));
-    }
-    (hits, counted)
+/// The figures of κ that come from random probes.
+fn estimated(manifest: &Manifest) -> Vec<String> {
+    let layers = manifest.graphs.evaluate.kappa.iter().zip(&manifest.layers);
+    layers.filter(|(_, layer)| layer.estimator != "exact").map(|(name, _)| name.clone()).collect()
 }
 
 /// The λ inputs that a graph has, each with `lambda` or the manifest's own value.

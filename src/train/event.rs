@@ -37,6 +37,15 @@ pub enum Event {
     Checkpoint {
         path: PathBuf,
     },
+    /// After the first epoch, or at the end of a shorter run: parameters that train and that no step has moved, while it has
+    /// moved others. Their gradient is zero.
+    Unmoved {
+        parameters: Vec<String>,
+    },
+    /// Before the first step, where the data have names of classes: these, in the order of their numbers.
+    Classes {
+        names: Vec<String>,
+    },
 }
 
 /// How far a run goes.
@@ -72,6 +81,8 @@ pub struct Outcome {
     /// The last evaluation.
     pub validation: Option<Figures>,
     pub best: Option<Best>,
+    /// Parameters that train and that no step has moved.
+    pub unmoved: Vec<String>,
     /// The final checkpoint.
     pub checkpoint: PathBuf,
 }

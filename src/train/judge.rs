@@ -4,7 +4,8 @@ use super::{
     Config, Error,
     checkpoint::{Best, Progress},
     data,
-    metrics::Figures,
+    metrics::{Figures, higher_is_better},
+    scores::Task,
 };
 use crate::artifact::manifest::Manifest;
 
@@ -31,11 +32,12 @@ pub(super) fn choose_metric(
     }
     let mut known = vec!["loss".to_owned(), "objective".to_owned()];
     known.extend(manifest.graphs.evaluate.kappa.iter().cloned());
-    known.extend(spec.classes.map(|_| "accuracy".to_owned()));
+    let scores = Task::of_artifact(manifest, spec).map(|task| task.figures(spec)).unwrap_or_default();
+    known.extend(scores.iter().map(|name| (*name).to_owned()));
     match &config.metric {
         Some(metric) if !known.contains(metric) => Err(Error::Metric { found: metric.clone(), expected: known }),
         Some(metric) => Ok(Some(metric.clone())),
-        None if spec.classes.is_some() => Ok(Some("accuracy".to_owned())),
+        None if scores.contains(&"accuracy") => Ok(Some("accuracy".to_owned())),
         None => Ok(Some("loss".to_owned())),
     }
 }
@@ -46,8 +48,7 @@ pub(super) fn judge(progress: &mut Progress, metric: &str, figures: &Figures) ->
     let Some((_, value)) = named.iter().find(|(name, _)| *name == metric) else {
         return false;
     };
-    let higher_is_better = metric == "accuracy";
-    let better = |best: &Best| if higher_is_better { *value > best.value } else { *value < best.value };
+    let better = |best: &Best| if higher_is_better(metric) { *value > best.value } else { *value < best.value };
     let improved = value.is_finite() && progress.best.as_ref().is_none_or(better);
     if improved {
         progress.best = Some(Best { step: progress.position.step, metric: metric.to_owned(), value: *value });

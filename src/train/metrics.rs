@@ -1,14 +1,6 @@
-//! What is measured, and `metrics.jsonl`: a JSON object a line.
-
-use std::{
-    fs::{File, OpenOptions},
-    io::Write,
-    path::{Path, PathBuf},
-};
+//! What is measured: at steps, and over sets of samples.
 
 use serde_json::{Map, Value, json};
-
-use super::Error;
 
 /// Figures of one training step.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,15 +18,52 @@ pub struct StepRecord {
     pub examples_per_second: f64,
 }
 
-/// Means over a set of samples.
-#[derive(Debug, Clone, PartialEq)]
+impl StepRecord {
+    /// `Σ λκ / (loss + Σ λκ)`; `None` where no κ is trained.
+    pub fn kappa_share(&self) -> Option<f64> {
+        let share = (self.objective - self.loss) / self.objective;
+        (!self.kappa.is_empty() && share.is_finite()).then_some(share)
+    }
+
+    /// Every figure by its name in `metrics.jsonl`.
+    pub fn named(&self) -> Vec<(&str, f64)> {
+        let mut named = vec![("loss", self.loss)];
+        named.extend(self.kappa.iter().map(|(name, value)| (name.as_str(), *value)));
+        named.push(("objective", self.objective));
+        named.extend(self.kappa_share().map(|share| ("kappa_share", share)));
+        named.push(("lr", self.lr));
+        named.push(("examples_per_second", self.examples_per_second.round()));
+        named
+    }
+
+    pub fn to_json(&self) -> Value {
+        let mut map = Map::new();
+        map.insert("step".to_owned(), json!(self.step));
+        map.insert("epoch".to_owned(), json!(self.epoch));
+        map.extend(numbers(self.named()));
+        Value::Object(map)
+    }
+}
+
+/// Means over a set of samples. What the task does not have is `None`.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Figures {
     pub samples: usize,
     pub loss: f64,
     pub kappa: Vec<(String, f64)>,
     pub objective: f64,
-    /// Part of the labels that the largest prediction hits, where labels are classes.
+    /// Part of the labels that the prediction hits: the largest score of the classes, or the right side of one half.
     pub accuracy: Option<f64>,
+    /// Part of the labels that are among the five largest scores, where there are more than five classes.
+    pub accuracy_top5: Option<f64>,
+    /// Mean squared error of the elements.
+    pub mse: Option<f64>,
+    /// Mean absolute error of the elements.
+    pub mae: Option<f64>,
+    /// Dice's coefficient `2|P∩T| / (|P| + |T|)` of segmentations, the mean over classes or channels.
+    pub dice: Option<f64>,
+    /// Those of `kappa` that are estimates, with the noise of random probes.
+    pub estimated: Vec<String>,
 }
 
 impl Figures {
@@ -43,36 +72,31 @@ impl Figures {
         let mut named = vec![("loss", self.loss)];
         named.extend(self.kappa.iter().map(|(name, value)| (name.as_str(), *value)));
         named.push(("objective", self.objective));
-        named.extend(self.accuracy.map(|accuracy| ("accuracy", accuracy)));
+        let scores = [
+            ("accuracy", self.accuracy),
+            ("accuracy_top5", self.accuracy_top5),
+            ("mse", self.mse),
+            ("mae", self.mae),
+            ("dice", self.dice),
+        ];
+        named.extend(scores.into_iter().filter_map(|(name, value)| Some((name, value?))));
         named
     }
 
     pub fn to_json(&self) -> Value {
         let mut map = Map::new();
         map.insert("samples".to_owned(), json!(self.samples));
-        map.extend(self.named().into_iter().map(|(name, value)| (name.to_owned(), json!(shortest(value)))));
+        map.extend(numbers(self.named()));
+        if !self.estimated.is_empty() {
+            map.insert("estimated".to_owned(), json!(self.estimated));
+        }
         Value::Object(map)
     }
 }
 
-impl StepRecord {
-    pub fn to_json(&self) -> Value {
-        let mut map = Map::new();
-        map.insert("step".to_owned(), json!(self.step));
-        map.insert("epoch".to_owned(), json!(self.epoch));
-        map.insert("loss".to_owned(), json!(shortest(self.loss)));
-        map.extend(self.kappa.iter().map(|(name, value)| (name.clone(), json!(shortest(*value)))));
-        map.insert("objective".to_owned(), json!(shortest(self.objective)));
-        map.insert("lr".to_owned(), json!(self.lr));
-        map.insert("examples_per_second".to_owned(), json!(self.examples_per_second.round()));
-        Value::Object(map)
-    }
-}
-
-/// A figure that came as float32, as the shortest decimal number that is the same float32; others as they are.
-fn shortest(value: f64) -> f64 {
-    let single = value as f32;
-    if f64::from(single) == value { single.to_string().parse().unwrap_or(value) } else { value }
+/// Whether a larger value of a figure is a better one.
+pub fn higher_is_better(metric: &str) -> bool {
+    ["accuracy", "accuracy_top5", "dice"].contains(&metric)
 }
 
 /// The line of an evaluation after `step` steps.
@@ -80,40 +104,12 @@ pub fn validation_line(step: u64, epoch: u64, figures: &Figures) -> Value {
     json!({"step": step, "epoch": epoch, "validation": figures.to_json()})
 }
 
-/// `metrics.jsonl`, open for appending.
-#[derive(Debug)]
-pub struct MetricsFile {
-    path: PathBuf,
-    file: File,
+fn numbers(named: Vec<(&str, f64)>) -> impl Iterator<Item = (String, Value)> {
+    named.into_iter().map(|(name, value)| (name.to_owned(), json!(shortest(value))))
 }
 
-impl MetricsFile {
-    /// Opens the file and drops the lines after `step`: they belong to steps that are done again.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn open(path: &Path, step: u64) -> Result<MetricsFile, Error> {
-        let io = |source| Error::Io { path: path.to_owned(), source };
-        if path.exists() {
-            let text = std::fs::read_to_string(path).map_err(io)?;
-            let kept: String = text.lines().filter(|line| belongs(line, step)).flat_map(|line| [line, "\n"]).collect();
-            if kept != text {
-                std::fs::write(path, kept).map_err(io)?;
-            }
-        }
-        let file = OpenOptions::new().create(true).append(true).open(path).map_err(io)?;
-        Ok(MetricsFile { path: path.to_owned(), file })
-    }
-
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn write(&mut self, line: &Value) -> Result<(), Error> {
-        self.file
-            .write_all(format!("{line}\n").as_bytes())
-            .map_err(|source| Error::Io { path: self.path.clone(), source })
-    }
-}
-
-fn belongs(line: &str, step: u64) -> bool {
-    serde_json::from_str::<Value>(line).ok().and_then(|value| value["step"].as_u64()).is_some_and(|s| s <= step)
+/// A figure that came as float32, as the shortest decimal number that is the same float32; others as they are.
+fn shortest(value: f64) -> f64 {
+    let single = value as f32;
+    if f64::from(single) == value { single.to_string().parse().unwrap_or(value) } else { value }
 }

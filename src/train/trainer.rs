@@ -17,11 +17,15 @@ use super::{
     evaluate::Evaluator,
     event::{End, Event, Outcome, Plan},
     fingerprint::fingerprint,
+    journal::Journal,
     judge,
-    metrics::{Figures, MetricsFile, StepRecord, validation_line},
+    metrics::{Figures, StepRecord},
+    report,
     run::Run,
     samples::{self, Cut, LastBatch, Part},
     schedule::lambda_factor,
+    scores::Task,
+    unmoved::Unmoved,
 };
 use crate::{
     artifact::manifest::{Manifest, PARAMETERS},
@@ -47,6 +51,7 @@ pub struct Trainer {
     training: Part,
     validation: Option<Part>,
     metric: Option<String>,
+    unmoved: Unmoved,
     progress: Progress,
     cut: Cut,
     total: u64,
@@ -125,7 +130,7 @@ impl Trainer {
             progress.position = Position { batch: 0, epoch: progress.position.epoch + 1, ..progress.position };
         }
         let total = config.steps.unwrap_or(config.epochs.unwrap_or(DEFAULT_EPOCHS) * per_epoch);
-        let config = config.clone();
+        let (config, unmoved) = (config.clone(), Unmoved::new(&manifest, &tensors));
         Ok(Trainer {
             config,
             manifest,
@@ -134,6 +139,7 @@ impl Trainer {
             training,
             validation,
             metric,
+            unmoved,
             progress,
             cut,
             total,
@@ -161,7 +167,10 @@ impl Trainer {
         let _lock = self.lock.take().map_or_else(|| run.lock(), Ok)?;
         let plan = self.plan();
         report(&Event::Start { plan, device: self.engine.device() });
-        let mut metrics = MetricsFile::open(&run.metrics(), plan.done)?;
+        if let Some(names) = &self.training.data.classes {
+            report(&Event::Classes { names: names.clone() });
+        }
+        let mut journal = Journal::open(&run.directory, plan.done, self.columns())?;
         let mut clock = Clock::new();
         let mut batches = self.batches()?;
         let (mut last, mut figures, mut saved) = (None, None, None);
@@ -178,7 +187,7 @@ impl Trainer {
             let position = self.advance(plan.steps_per_epoch);
             if logged {
                 record.examples_per_second = clock.lap();
-                metrics.write(&record.to_json())?;
+                journal.step(&record)?;
             }
             report(&Event::Step { record: record.clone(), logged });
             let epoch = record.epoch;
@@ -187,8 +196,14 @@ impl Trainer {
             let epoch_end = position.batch == 0;
             if epoch_end || finished {
                 let paused = Instant::now();
-                figures = self.validate(run, epoch, &mut metrics, report)?.or(figures);
+                figures = self.validate(run, epoch, &mut journal, report)?.or(figures);
                 clock.pause(paused);
+            }
+            if (epoch_end || finished) && self.unmoved.is_open() {
+                let parameters = self.unmoved.close(&self.engine.read()?);
+                if !parameters.is_empty() {
+                    report(&Event::Unmoved { parameters });
+                }
             }
             if self.exhausted() {
                 end = Some(End::NoImprovement);
@@ -207,15 +222,31 @@ impl Trainer {
             None => self.save(run, report)?,
         };
         let position = self.progress.position;
-        Ok(Outcome {
+        let outcome = Outcome {
             end: end.unwrap_or(End::Finished),
             step: position.step,
             epoch: position.epoch,
             last,
             validation: figures,
             best: self.progress.best,
+            unmoved: self.unmoved.found(),
             checkpoint,
-        })
+        };
+        report::write(run, &self.config, &self.manifest, &outcome)?;
+        Ok(outcome)
+    }
+
+    /// The figures that the table of metrics has.
+    fn columns(&self) -> Vec<String> {
+        let graphs = &self.manifest.graphs;
+        let mut columns = vec!["loss".to_owned()];
+        columns.extend(graphs.train.kappa.iter().cloned());
+        columns.extend(graphs.evaluate.kappa.iter().filter(|name| !graphs.train.kappa.contains(name)).cloned());
+        columns.extend(["objective", "kappa_share", "lr", "examples_per_second"].map(str::to_owned));
+        let spec = self.evaluator.spec();
+        let scores = Task::of_artifact(&self.manifest, spec).map(|task| task.figures(spec)).unwrap_or_default();
+        columns.extend(scores.into_iter().map(str::to_owned));
+        columns
     }
 
     /// How long each of `count` steps takes on the next batches, feeding them included. Position and parameters stay as they are
@@ -277,7 +308,7 @@ impl Trainer {
         &mut self,
         run: &Run,
         epoch: u64,
-        metrics: &mut MetricsFile,
+        journal: &mut Journal,
         report: &mut dyn FnMut(&Event),
     ) -> Result<Option<Figures>, Error> {
         let Some(part) = &self.validation else {
@@ -286,7 +317,7 @@ impl Trainer {
         self.evaluator.share(&self.engine.judged())?;
         let figures = self.evaluator.evaluate(&part.data, &part.indices, self.config.batch_size)?;
         let step = self.progress.position.step;
-        metrics.write(&validation_line(step, epoch, &figures))?;
+        journal.validation(step, epoch, &figures)?;
         let improved = self.metric.as_ref().is_some_and(|metric| judge::judge(&mut self.progress, metric, &figures));
         report(&Event::Validation { step, epoch, figures: figures.clone(), improved });
         if improved {
