@@ -66,6 +66,7 @@
 //! | [`runtime`] | ONNX Runtime: the library, sessions, steps that feed themselves |
 //! | [`train`] | data, the loop, schedules, checkpoints, evaluation, metrics |
 //! | [`measure`] | κ, `Tr H` and weight norms of a model on data, batch by batch |
+//! | [`verify`] | an artifact against differences, definitions and float64 |
 //! | [`demo`] | all of it on data that ships with the program |
 //! | [`eval`] | a slow, obvious interpreter in `f64`: the oracle of every rule |
 //! | [`tensor`] | tensors on the host |
@@ -104,5 +105,6 @@ pub mod runtime;
 pub mod simplify;
 pub mod tensor;
 pub mod train;
+pub mod verify;
 
 pub use error::{Error, Result};

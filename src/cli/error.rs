@@ -23,6 +23,8 @@ pub enum Error {
     Interrupted { step: u64, run: PathBuf, checkpoint: PathBuf },
     #[error("interrupted; nothing is written")]
     Stopped,
+    #[error("{}: {disagreements} of {checks} checks disagree", path.display())]
+    Disagrees { path: PathBuf, disagreements: usize, checks: usize },
 }
 
 impl From<train::Error> for Error {
@@ -52,7 +54,7 @@ impl Error {
             Error::Program(Program::Train(train::Error::Option { .. } | train::Error::Metric { .. })) => 2,
             Error::Interrupted { .. } | Error::Stopped => 130,
             Error::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Error::Program(_) | Error::Io { .. } | Error::Stdout(_) => 1,
+            Error::Program(_) | Error::Io { .. } | Error::Stdout(_) | Error::Disagrees { .. } => 1,
         };
         ExitCode::from(code)
     }

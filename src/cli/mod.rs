@@ -20,6 +20,7 @@ mod progress;
 mod runtime;
 mod table;
 mod train;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -49,6 +50,7 @@ enum Command {
     Train(Box<train::Train>),
     Evaluate(evaluate::Evaluate),
     Measure(Box<measure::Measure>),
+    Verify(verify::Verify),
     Export(export::Export),
     Runtime(runtime::RuntimeCommand),
     Print(print::Print),
@@ -101,6 +103,7 @@ impl Cli {
             Command::Demo(command) => command.run(&output),
             Command::Evaluate(command) => command.run(&output),
             Command::Measure(command) => command.run(&output),
+            Command::Verify(command) => command.run(&output),
             Command::Runtime(command) => command.run(&output),
             Command::Completions(command) => command.run(&output),
             Command::Man(command) => command.run(&output),
