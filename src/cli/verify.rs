@@ -3,8 +3,10 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::data::DataArgs;
 use super::table::{significant, table};
 use super::{Error, Output, Result, RuntimeArgs};
+use crate::train::data;
 use crate::verify::{self, Check, Options, Report, Verdict, What};
 
 /// Check an artifact: its gradients against central differences, κ against its definition, float32 against float64
@@ -43,6 +45,8 @@ pub(super) struct Verify {
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
+    data_args: DataArgs,
+    #[command(flatten)]
     runtime: RuntimeArgs,
 }
 
@@ -50,7 +54,7 @@ impl Verify {
     pub fn run(self, output: &Output) -> Result<()> {
         let runtime = self.runtime.open(output)?;
         let options = Options {
-            data: self.data.clone(),
+            data: self.data.clone().map(|path| (path, self.data_args.options(data::Options::default()))),
             batch: self.batch_size,
             directions: self.directions,
             definition: self.definition,

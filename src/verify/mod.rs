@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug)]
 pub struct Options {
     /// `None`: random numbers that fit the inputs.
-    pub data: Option<PathBuf>,
+    pub data: Option<(PathBuf, data::Options)>,
     /// Samples in the batch.
     pub batch: usize,
     /// Random directions a parameter.
@@ -131,7 +131,7 @@ impl Case {
         let (gradient, evaluate) = (read(&graphs.gradient.path)?, read(&graphs.evaluate.path)?);
         let mut random = Random::new(options.seed);
         let samples = match &options.data {
-            Some(data) => read_samples(data, &weights, runtime, options.batch)?,
+            Some((path, how)) => read_samples(path, how, &weights, runtime, options.batch)?,
             None => random.samples(&weights.manifest, &evaluate, options.batch)?,
         };
         let batch =
@@ -164,11 +164,17 @@ fn lambdas(manifest: &Manifest) -> Tensors {
     inputs.collect()
 }
 
-fn read_samples(data: &Path, weights: &Weights, runtime: &Runtime, batch: usize) -> Result<Tensors> {
+fn read_samples(
+    data: &Path,
+    how: &data::Options,
+    weights: &Weights,
+    runtime: &Runtime,
+    batch: usize,
+) -> Result<Tensors> {
     let path = weights.graphs.join(&weights.manifest.graphs.evaluate.path);
     let session = Session::from_file(runtime, &path, &on_cpu())?;
     let spec = Spec::of(&weights.manifest, &session)?;
-    let mut source = data::read(data).map_err(crate::train::Error::from)?;
+    let mut source = data::read(data, how).map_err(crate::train::Error::from)?;
     let dataset = Dataset::new(&mut source, &spec).map_err(crate::train::Error::from)?;
     sample::first_of(&dataset, spec.batch.unwrap_or(batch))
 }

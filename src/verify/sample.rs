@@ -15,10 +15,8 @@ const OPEN_AXIS: usize = 8;
 pub(super) fn first_of(data: &Dataset, samples: usize) -> Result<Tensors> {
     let indices: Vec<usize> = (0..data.samples().min(samples)).collect();
     let columns = data.columns().iter().map(|column| {
-        let shape = column.batch_shape(indices.len());
-        let mut bytes = vec![0; elements(&shape) * column.tensor.dtype().size()];
-        column.gather(&indices, &mut bytes);
-        Ok((column.name.clone(), Tensor::new(column.tensor.dtype(), shape, bytes)?))
+        let tensor = data.gather(column, &indices).map_err(crate::train::Error::from)?;
+        Ok((column.name.clone(), tensor))
     });
     columns.collect()
 }
