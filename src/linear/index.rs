@@ -1,7 +1,8 @@
 //! Maps that pick elements by index, and running sums.
 
 use super::with_lead;
-use crate::ir::{Attrs, Dim, Tensor, Val, count};
+use crate::ir::{Attrs, DType, Dim, Tensor, Val, count};
+use crate::lower::normalization::working_type;
 
 pub(super) fn gather_shape(t: &[Dim], indices: &[Dim], axis: usize) -> Vec<Dim> {
     let (before, after) = (t.iter().take(axis), t.iter().skip(axis + 1));
@@ -53,11 +54,9 @@ pub(super) fn scatter_elements<'g>(
     shape: &[Dim],
     lead: Option<&Dim>,
 ) -> Val<'g> {
-    let b = t.builder();
     let axis = (axis + usize::from(lead.is_some())) as i64;
-    let zeros = b.zeros(t.dtype(), &with_lead(shape, lead));
     let attrs = Attrs::new().with("axis", axis).with("reduction", "add");
-    b.op("ScatterElements", &[zeros, indices_with_lead(indices, lead), t], attrs)
+    added("ScatterElements", t, indices_with_lead(indices, lead), &with_lead(shape, lead), attrs)
 }
 
 pub(super) fn gather_nd<'g>(t: Val<'g>, indices: Val<'g>, lead: Option<&Dim>) -> Val<'g> {
@@ -93,15 +92,22 @@ fn to_front(t: Val<'_>) -> Val<'_> {
 }
 
 fn scatter<'g>(updates: Val<'g>, indices: Val<'g>, shape: &[Dim]) -> Val<'g> {
-    let b = updates.builder();
     let add = Attrs::new().with("reduction", "add");
-    let zeros = b.zeros(updates.dtype(), shape);
     if shape.len() == 1 && updates.rank() != 1 {
         // A flat scatter is the same whatever the shape of the indices.
         let flat = [count(&updates.shape())];
-        return b.op("ScatterElements", &[zeros, indices.reshape(&flat), updates.reshape(&flat)], add.with("axis", 0));
+        let (updates, indices) = (updates.reshape(&flat), indices.reshape(&flat));
+        return added("ScatterElements", updates, indices, shape, add.with("axis", 0));
     }
-    b.op("ScatterND", &[zeros, indices, updates], add)
+    // Gather takes indices of 32 bits as well.
+    added("ScatterND", updates, indices.cast(DType::I64), shape, add)
+}
+
+/// Zeros with updates added, halves in single precision: sums keep their small terms, and runtimes have kernels for them.
+fn added<'g>(op: &str, updates: Val<'g>, indices: Val<'g>, shape: &[Dim], attrs: Attrs) -> Val<'g> {
+    let (b, dtype) = (updates.builder(), updates.dtype());
+    let work = working_type(dtype);
+    b.op(op, &[b.zeros(work, shape), indices, updates.cast(work)], attrs).cast(dtype)
 }
 
 pub(super) fn cumsum<'g>(t: Val<'g>, axis: usize, exclusive: bool, reverse: bool) -> Val<'g> {

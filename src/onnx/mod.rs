@@ -1,7 +1,8 @@
 //! ONNX files: bytes ↔ [`Model`](crate::ir::Model). The only room that knows protobuf.
 //!
 //! [`read`] accepts any opset from 7 to 25 and gives one internal form, the newest of each operator (`normalise`);
-//! local functions are inlined and `Constant` nodes become initialisers. [`write`](fn@write) picks the lowest opset
+//! local functions are inlined, ONNX Runtime's fused operators written out (`fused`),
+//! and `Constant` nodes become initialisers. [`write`](fn@write) picks the lowest opset
 //! that can say what the graph says (`since`). [`text`](fn@text) prints ONNX's textual syntax.
 
 mod bodies;
@@ -11,6 +12,7 @@ mod external;
 mod facts;
 mod fault;
 mod functions;
+mod fused;
 mod normalise;
 mod ort_optimizer;
 mod raw;

@@ -4,6 +4,7 @@ use super::dims::Symbols;
 use super::external::Folder;
 use super::facts::{self, Declared};
 use super::fault::{ModelFault, NotOnnx};
+use super::fused::{self, Fused};
 use super::normalise::{self, Draft};
 use super::proto::ModelProto;
 use super::raw::{Expander, INLINE_LIMIT, RawAttr, RawGraph, RawNode, domain};
@@ -269,7 +270,7 @@ struct Importer<'g, 'a> {
     inlined: bool,
 }
 
-impl Importer<'_, '_> {
+impl<'g> Importer<'g, '_> {
     fn node(&mut self, raw: &RawNode) -> Result<()> {
         if let Some(branch) = self.taken_branch(raw) {
             return self.inline(raw, branch);
@@ -290,6 +291,9 @@ impl Importer<'_, '_> {
             made: Vec::new(),
         };
         draft.drop_absent();
+        if let Some(lowering) = fused::lowering(&raw.domain, &raw.op) {
+            return self.lower(draft, lowering);
+        }
         if raw.domain.is_empty() {
             normalise::normalise(&mut draft).map_err(|fault| draft.error(fault))?;
         }
@@ -330,6 +334,28 @@ impl Importer<'_, '_> {
                     self.doubtful.insert(val.id());
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Standard operators in the place of a fused one. Values keep the names that the file gives them.
+    fn lower(&mut self, draft: Draft<'g>, lowering: fused::Lowering) -> Result<()> {
+        let b = self.builder;
+        let before = b.read(|g| g.values.len());
+        b.scope(&draft.name);
+        let made = lowering(&Fused::new(&draft)).map_err(|fault| draft.error(fault))?;
+        b.scope("");
+        let mut given = HashSet::new();
+        for (name, val) in draft.outputs.iter().zip(made) {
+            let Some(name) = name else { continue };
+            let is_new = val.id().0 as usize >= before && b.read(|g| g.value(val.id()).producer.is_some());
+            let val = if is_new && given.insert(val.id()) { val } else { b.copy(val, &format!("{name}/Identity")) };
+            b.rename(val, name);
+            b.set_metadata(val, &draft.metadata);
+            if let Some(declared) = self.declared.get(name) {
+                b.refine_fact(val, declared);
+            }
+            self.vals.insert(name.clone(), val);
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! Every test binary compiles this file and uses a part of it.
 #![allow(dead_code)]
 
+pub mod judge;
 pub mod npz;
 pub mod place;
 pub mod step;
