@@ -18,4 +18,4 @@ pub(crate) use branch::Branches;
 pub(crate) use branches::tangents as branch_tangents;
 pub use joint::Joint;
 pub(crate) use repeat::Repeat;
-pub(crate) use rounds::tangents as round_tangents;
+pub(crate) use rounds::{Sequence, scan, tangents as round_tangents};

@@ -40,8 +40,8 @@ struct Inner {
 struct Parts<'g> {
     /// Input, output, and what it starts with.
     states: Vec<(ValueId, ValueId, Val<'g>)>,
-    /// Input, the sequence, its axis, and whether it is cut from its end.
-    slices: Vec<(ValueId, Val<'g>, usize, bool)>,
+    /// Input, and the sequence.
+    slices: Vec<(ValueId, Sequence<'g>)>,
     /// What is stacked, the axis, and whether it grows from its end.
     stacks: Vec<(ValueId, usize, bool)>,
 }
@@ -254,7 +254,8 @@ impl<'g> RoundMap<'g> {
                     let k = place - repeat.states;
                     let input = made.input(&name, fact, None);
                     let axis = repeat.slice_axis(k, whole.len()).unwrap_or(0);
-                    parts.slices.push((input.id(), t, axis + skip, repeat.slice_reversed(k)));
+                    let reversed = repeat.slice_reversed(k);
+                    parts.slices.push((input.id(), Sequence { value: t, axis: axis + skip, reversed }));
                     input
                 } else {
                     made.captured(&t.name(), fact)
@@ -333,7 +334,8 @@ impl<'g> RoundMap<'g> {
             given.push(cotangent(repeat.states + k).map(|ct| {
                 let val = input(id);
                 let axis = repeat.stack_axis(k, made.val(id).rank() + 1).unwrap_or(0);
-                parts.slices.push((val.id(), ct, axis + skip, !repeat.stack_reversed(k)));
+                let reversed = !repeat.stack_reversed(k);
+                parts.slices.push((val.id(), Sequence { value: ct, axis: axis + skip, reversed }));
                 Cotangent::new(val)
             }));
         }
@@ -384,15 +386,15 @@ impl<'g> RoundMap<'g> {
         let handed: Vec<ValueId> = rounds.iter().copied().filter(|id| sequence(id).is_none()).collect();
         let mut handed = cut::stacks(b, self.node, repeat, &handed).into_iter();
         let outer = self.outer_inputs(repeat);
-        let mut sequences: Vec<(Val, usize, bool)> = parts.slices.iter().map(|s| (s.1, s.2, s.3)).collect();
+        let mut sequences: Vec<Sequence> = parts.slices.iter().map(|s| s.1).collect();
         for id in &rounds {
             match sequence(id) {
                 Some(k) => {
-                    let val = outer[repeat.states + k];
-                    let axis = repeat.slice_axis(k, val.rank()).unwrap_or(0);
-                    sequences.push((val, axis, repeat.slice_reversed(k) != backwards));
+                    let value = outer[repeat.states + k];
+                    let axis = repeat.slice_axis(k, value.rank()).unwrap_or(0);
+                    sequences.push(Sequence { value, axis, reversed: repeat.slice_reversed(k) != backwards });
                 }
-                None => sequences.extend(handed.next().map(|val| (val, 0, backwards))),
+                None => sequences.extend(handed.next().map(|value| Sequence { value, axis: 0, reversed: backwards })),
             }
         }
         let stacks: Vec<(usize, bool)> = parts.stacks.iter().map(|s| (s.1, s.2)).collect();
@@ -401,13 +403,22 @@ impl<'g> RoundMap<'g> {
     }
 }
 
-/// The Scan with that body. `sequences`: what is cut, along which axis, whether from its end; `stacks`: along which axis
-/// each grows, and whether from its end.
-fn scan<'g>(
+/// A sequence of which a slice comes in each round.
+#[derive(Clone, Copy)]
+pub(crate) struct Sequence<'g> {
+    pub value: Val<'g>,
+    /// The axis along which it is cut.
+    pub axis: usize,
+    /// Whether from its end.
+    pub reversed: bool,
+}
+
+/// The Scan with that body. `stacks`: along which axis each grows, and whether from its end.
+pub(crate) fn scan<'g>(
     b: &'g Builder,
     body: Graph,
     starts: &[Val<'g>],
-    sequences: &[(Val<'g>, usize, bool)],
+    sequences: &[Sequence<'g>],
     stacks: &[(usize, bool)],
 ) -> Vec<Val<'g>> {
     let mut attrs = Attrs::new().with("num_scan_inputs", sequences.len() as i64).with("body", body);
@@ -416,11 +427,11 @@ fn scan<'g>(
             attrs.0.insert(name.to_string(), values.into());
         }
     };
-    list("scan_input_axes", sequences.iter().map(|s| s.1 as i64).collect());
-    list("scan_input_directions", sequences.iter().map(|s| i64::from(s.2)).collect());
+    list("scan_input_axes", sequences.iter().map(|s| s.axis as i64).collect());
+    list("scan_input_directions", sequences.iter().map(|s| i64::from(s.reversed)).collect());
     list("scan_output_axes", stacks.iter().map(|s| s.0 as i64).collect());
     list("scan_output_directions", stacks.iter().map(|s| i64::from(s.1)).collect());
-    let inputs: Vec<Option<Val>> = starts.iter().copied().chain(sequences.iter().map(|s| s.0)).map(Some).collect();
+    let inputs: Vec<Option<Val>> = starts.iter().copied().chain(sequences.iter().map(|s| s.value)).map(Some).collect();
     b.node("Scan", &inputs, attrs, starts.len() + stacks.len())
 }
 

@@ -7,6 +7,7 @@ pub mod grid_sample;
 pub mod loss;
 pub mod normalization;
 pub mod pool;
+pub mod recurrent;
 pub mod resize;
 pub mod roi_align;
 pub(crate) mod sampling;

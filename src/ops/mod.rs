@@ -16,6 +16,7 @@ pub(crate) use einsum::{Equation, Label};
 pub use eval_cx::{Array, EvalCx};
 pub(crate) use fact_cx::from_front;
 pub use fact_cx::{FactCx, Fault};
+pub(crate) use recurrent::{Activation, Cell, Settings};
 pub(crate) use window::Windows;
 
 use crate::ad::{Tan, Tape};
@@ -103,6 +104,7 @@ ops! {
     pad { PAD }
     piecewise { ABS CLIP HARD_SIGMOID LEAKY_RELU PRELU RELU SHRINK THRESHOLDED_RELU }
     power { MOD POW }
+    recurrent { LSTM GRU RNN }
     reduce {
         REDUCE_SUM REDUCE_MEAN REDUCE_MAX REDUCE_MIN REDUCE_PROD REDUCE_L1 REDUCE_L2 REDUCE_LOG_SUM REDUCE_LOG_SUM_EXP
         REDUCE_SUM_SQUARE
