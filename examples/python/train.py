@@ -20,6 +20,7 @@ def read_safetensors(path):
 
 
 def read_digits(folder, name):
+    """Pixels from 0 to 1, and labels."""
     raw = lambda kind: gzip.open(folder / f"{name}-{kind}-ubyte.gz").read()
     pixels, labels = (np.frombuffer(raw(kind), np.uint8) for kind in ("images-idx3", "labels-idx1"))
     return pixels[16:].reshape(-1, 1, 28, 28) / np.float32(255), labels[8:].astype(np.int64)

@@ -70,9 +70,11 @@ class Page {
   async open() {
     [this.training, this.test] = [await digits("train"), await digits("t10k")];
     this.artifact = await Artifact.open(ort, (name) => bytes(`lenet.fam/${name}`), { executionProviders: ["wasm"] });
+    const layer = this.artifact.manifest.layers[0].name;
+    for (const name of document.querySelectorAll(".layer")) name.textContent = layer;
     this.charts = {
       loss: new Chart(byId("loss"), { label: "Training loss", format: (v) => v.toFixed(2) }),
-      kappa: new Chart(byId("kappa"), { label: "κ of fc2", format: (v) => (v < 10 ? v.toFixed(1) : v.toFixed(0)) }),
+      kappa: new Chart(byId("kappa"), { label: `κ of ${layer}`, format: (v) => (v < 10 ? v.toFixed(1) : v.toFixed(0)) }),
       accuracy: new Chart(byId("accuracy"), {
         label: "Accuracy on test digits", format: (v) => `${Math.round(1000 * v) / 10} %`, range: [0, 1],
       }),
