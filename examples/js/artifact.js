@@ -50,11 +50,13 @@ export class Digits {
   }
 }
 
-/** Random signs in the shape of a probe, whose symbolic dimension is the batch. */
-function signs(ort, probe, batch) {
+/** What a probe or a dropout's mask takes this step: random signs, or ones with their probability. */
+function draw(ort, probe, batch) {
   const dims = probe.shape.map((size) => (size === "batch" ? batch : size));
-  const values = Float32Array.from({ length: dims.reduce((a, b) => a * b, 1) }, () => (Math.random() < 0.5 ? -1 : 1));
-  return new ort.Tensor("float32", values, dims);
+  const sign = () => (Math.random() < 0.5 ? -1 : 1);
+  const one = () => (Math.random() < probe.probability ? 1 : 0);
+  const values = Array.from({ length: dims.reduce((a, b) => a * b, 1) }, probe.distribution === "rademacher" ? sign : one);
+  return new ort.Tensor("float32", Float32Array.from(values), dims);
 }
 
 const argmax = (values) => values.reduce((best, value, k) => (value > values[best] ? k : best), 0);
@@ -85,6 +87,11 @@ export class Artifact {
     return this.manifest.layers[0].lambda;
   }
 
+  /** Every input that is drawn at random. */
+  get probes() {
+    return [...this.manifest.layers.flatMap((layer) => layer.probes), ...(this.manifest.masks ?? [])];
+  }
+
   scalar(value) {
     return new this.ort.Tensor("float32", Float32Array.of(value), []);
   }
@@ -95,8 +102,7 @@ export class Artifact {
     const feeds = { ...this.tensors, [this.manifest.inputs[0]]: x, [this.manifest.labels]: labels };
     feeds[graph.learning_rate] = this.scalar(rate);
     for (const name of this.lambdas) feeds[name] = this.scalar(lambda);
-    for (const layer of this.manifest.layers)
-      for (const probe of layer.probes) feeds[probe.name] = signs(this.ort, probe, x.dims[0]);
+    for (const probe of this.probes) feeds[probe.name] = draw(this.ort, probe, x.dims[0]);
     const results = await this.train.run(only(feeds, this.train.inputNames));
     const updated = Object.entries(graph.updates).map(([name, next]) => [name, results[next]]);
     this.tensors = { ...this.tensors, ...Object.fromEntries(updated) };

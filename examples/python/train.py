@@ -26,19 +26,26 @@ def read_digits(folder, name):
     return pixels[16:].reshape(-1, 1, 28, 28) / np.float32(255), labels[8:].astype(np.int64)
 
 
+def draw(probe, batch, random):
+    """What a probe or a dropout's mask takes this step: random signs, or ones with their probability."""
+    shape = [batch if size == "batch" else size for size in probe["shape"]]
+    if probe["distribution"] == "rademacher":
+        return random.choice(np.array([-1, 1], np.float32), shape)
+    return (random.random(shape) < probe["probability"]).astype(np.float32)
+
+
 def train(artifact, x, y, batches, rate):
     """Loss and κ of each step; the parameters and the optimiser's state at the end."""
     manifest = json.loads((artifact / "manifest.json").read_text())
     graph, (images,), labels = manifest["graphs"]["train"], manifest["inputs"], manifest["labels"]
     session = onnxruntime.InferenceSession(artifact / graph["path"], providers=["CPUExecutionProvider"])
-    probes = [probe for layer in manifest["layers"] for probe in layer["probes"]]
-    tensors, signs = read_safetensors(artifact / "parameters.safetensors"), np.random.default_rng(0)
+    taken, random = {i.name for i in session.get_inputs()}, np.random.default_rng(0)
+    probes = [probe for layer in manifest["layers"] for probe in layer["probes"]] + manifest.get("masks", [])
+    tensors = read_safetensors(artifact / "parameters.safetensors")
     record = []
     for batch in batches:
         feeds = {images: x[batch], labels: y[batch], graph["learning_rate"]: np.array(rate, np.float32)}
-        for probe in probes:
-            shape = [len(batch) if size == "batch" else size for size in probe["shape"]]
-            feeds[probe["name"]] = signs.choice(np.array([-1, 1], np.float32), shape)
+        feeds |= {p["name"]: draw(p, len(batch), random) for p in probes if p["name"] in taken}
         loss, *rest = session.run([graph["loss"], *graph["kappa"], *graph["updates"].values()], tensors | feeds)
         kappa, new = rest[: len(graph["kappa"])], rest[len(graph["kappa"]) :]
         tensors.update(zip(graph["updates"], new))

@@ -3,7 +3,7 @@
 //! That API keeps parameters, gradients and the optimiser's state to itself: a caller feeds the model's inputs and labels, and
 //! reads what `training_model.onnx` puts out. Three things that it has no word for are said with what it has:
 //! - λ is a frozen parameter, which the API's `copy_parameter_from` changes between steps;
-//! - probes are inputs behind the labels, which the caller fills;
+//! - probes and dropout's masks are inputs behind the labels, which the caller fills;
 //! - running statistics are frozen parameters that the graph overwrites in place (see [`graphs`]).
 
 mod checkpoint;
@@ -103,9 +103,9 @@ fn optimizer(options: &Options) -> Result<OrtOptimizer, Fault> {
 
 /// What the graphs' inputs and outputs are to the API.
 struct Roles {
-    /// The model's inputs, the labels, probes: what a caller feeds, in this order.
+    /// The model's inputs, the labels, probes, masks: what a caller feeds, in this order.
     fed: Vec<String>,
-    /// The same for the evaluation, which has no probes.
+    /// The same for the evaluation, which draws nothing.
     fed_to_eval: Vec<String>,
     trainable: Vec<String>,
     /// Parameters that stay, running statistics, and λ.
@@ -119,6 +119,7 @@ impl Roles {
         let manifest = &plan.manifest;
         let fed_to_eval: Vec<String> = manifest.inputs.iter().chain(&manifest.labels).cloned().collect();
         let probes = manifest.layers.iter().filter(|l| l.lambda_input.is_some()).flat_map(|l| &l.probes);
+        let drawn = probes.chain(&manifest.masks).map(|p| p.name.clone());
         let lambdas = manifest.layers.iter().filter_map(|l| Some((l.lambda_input.clone()?, l.lambda)));
         let lambdas: BTreeMap<String, f64> = lambdas.collect();
         let names = |trainable: bool| {
@@ -126,7 +127,7 @@ impl Roles {
             parameters.map(|p| p.name.clone()).collect::<Vec<_>>()
         };
         Roles {
-            fed: fed_to_eval.iter().cloned().chain(probes.map(|p| p.name.clone())).collect(),
+            fed: fed_to_eval.iter().cloned().chain(drawn).collect(),
             fed_to_eval,
             trainable: names(true),
             frozen: names(false).into_iter().chain(lambdas.keys().cloned()).collect(),

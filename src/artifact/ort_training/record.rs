@@ -1,6 +1,6 @@
 //! `manifest.json` of an artifact for the training API: what to feed and what comes out, by role.
 
-use super::super::manifest::{self, Error, FileEntry, Layer, Manifest, Parameter, Source};
+use super::super::manifest::{self, Error, FileEntry, Layer, Manifest, Parameter, Probe, Source};
 use super::{CHECKPOINT, Roles};
 use crate::onnx::OrtOptimizer;
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,8 @@ pub struct Record {
     pub options: serde_json::Map<String, serde_json::Value>,
     /// `lambda_input` is the frozen parameter that holds λ; probes are inputs.
     pub layers: Vec<Layer>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub masks: Vec<Probe>,
     pub inputs: Vec<String>,
     pub labels: Option<String>,
     pub loss: String,
@@ -65,6 +67,7 @@ impl Record {
             opset: u32::try_from(opset).unwrap_or_default(),
             options: manifest.options.clone(),
             layers: manifest.layers.clone(),
+            masks: manifest.masks.clone(),
             inputs: manifest.inputs.clone(),
             labels: manifest.labels.clone(),
             loss: manifest.loss.clone(),
