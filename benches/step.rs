@@ -76,6 +76,8 @@ fn step(
         measure: Measure::Neuronwise,
         per_fan_in: false,
         estimator: Some(estimator),
+        probes: None,
+        samples: 1,
         detach_trace: false,
         optimizer: Optimizer::Sgd(Sgd { momentum: 0.9, nesterov: false, weight_decay: 5e-4 }),
         clip_norm: None,

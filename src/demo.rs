@@ -279,6 +279,8 @@ impl Bench<'_> {
             measure: Measure::Neuronwise,
             per_fan_in: false,
             estimator: Some(Estimator::Exact),
+            probes: None,
+            samples: 1,
             detach_trace: false,
             optimizer: Optimizer::Sgd(Sgd { momentum: 0.9, nesterov: false, weight_decay: 5e-4 }),
             clip_norm: None,

@@ -79,13 +79,11 @@ pub enum Error {
     #[error("the loss does not depend on layer {layer:?}: {output:?} is computed without it")]
     NotOnPath { layer: String, output: String },
 
-    #[error(
-        "layer {layer:?} shares its weight {weight:?} with other nodes ({uses} uses); κ of a shared weight is not offered"
-    )]
-    TiedWeight { layer: String, weight: String, uses: usize },
+    #[error("κ of layer {layer:?} ({class} head) cannot be computed exactly: {reason}")]
+    NotExact { layer: String, class: &'static str, reason: String },
 
-    #[error("κ of layer {layer:?} has no closed form: {reason}")]
-    NoClosedForm { layer: String, class: &'static str, reason: String },
+    #[error("{probes} probes are biased for layer {layer:?}; unbiased there are {}", allowed.join(", "))]
+    ProbesNotAllowed { layer: String, probes: &'static str, allowed: Vec<&'static str> },
 
     #[error("{first:?} and {second:?} are the same layer; name it once")]
     LayerTwice { first: String, second: String },

@@ -41,10 +41,17 @@ fn layers_that_are_not_there() {
     "#]],
     );
     place.shows(
-        "inject convnet1d.onnx --layer conv1 --lambda 0.1 --estimator exact",
+        "inject convnet1d.onnx --layer conv1 --lambda 0.1 --estimator hutchinson --probes per-sample",
         expect![[r#"
-            error: κ of layer "conv1" has no closed form: the head is smooth at /Tanh
-            hint: --estimator hutchinson estimates κ for any head
+            error: per-sample probes are biased for layer "conv1"; unbiased there are low-rank, full
+            hint: --probes auto chooses among them
+            [exit 1]
+        "#]],
+    );
+    place.shows(
+        "inject convnet1d.onnx --layer conv2 --lambda 0.1 --loss dice-with-logits --estimator gauss-newton",
+        expect![[r#"
+            error: dice-with-logits reads "logits", which is float[batch,5]; expected masks [N, C, …] with an axis to sum over
             [exit 1]
         "#]],
     );
@@ -279,20 +286,20 @@ fn a_model_with_several_outputs() {
     place.shows(
         "inject two.onnx --layer first --lambda 0.1 --output-name logits",
         expect![[r#"
-        layer    W    λ  head                      estimator   why
-        ─────  ───  ───  ────────────────────────  ──────────  ───────────────────────────────────────────────────────
-        first  2×2  0.1  piecewise-affine (/Relu)  hutchinson  exact is predicted to cost 3.22 plain steps, above 1.10
+            layer    W    λ  head                      estimator   why
+            ─────  ───  ───  ────────────────────────  ──────────  ───────────────────────────────────────────────────────
+            first  2×2  0.1  piecewise-affine (/Relu)  hutchinson  exact is predicted to cost 1.43 plain steps, above 1.10
 
-        part            nodes   FLOPs  of a plain step
-        ──────────────  ─────  ──────  ───────────────
-        forward            14  2.18 k           47.3 %
-        plain gradient     11  2.43 k           52.7 %
-        FAM                44  6.41 k          139.1 %
+            part            nodes   FLOPs  of a plain step
+            ──────────────  ─────  ──────  ───────────────
+            forward            14  2.18 k           47.3 %
+            plain gradient     11  2.43 k           52.7 %
+            FAM                52  6.86 k          148.8 %
 
-        written to two.fam
-        [exit 0]
-        [left: two.fam]
-    "#]],
+            written to two.fam
+            [exit 0]
+            [left: two.fam]
+        "#]],
     );
 }
 
@@ -302,13 +309,13 @@ fn what_inject_writes_and_what_it_leaves_alone() {
     place.shows("inject mlp.onnx --layer fc2 --lambda 0.1 --dry-run", expect![[r#"
         layer      W    λ  head                        estimator   why
         ─────  ─────  ───  ──────────────────────────  ──────────  ───────────────────────────────────────────────────────
-        fc2    12×16  0.1  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 3.17 plain steps, above 1.10
+        fc2    12×16  0.1  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 1.85 plain steps, above 1.10
 
         part            nodes     FLOPs  of a plain step
         ──────────────  ─────  ────────  ───────────────
         forward            16   77.57 k           40.8 %
         plain gradient     18  112.77 k           59.2 %
-        FAM                53   89.73 k           47.1 %
+        FAM                61   90.17 k           47.4 %
 
         would be written to mlp.fam
         [exit 0]
@@ -316,13 +323,13 @@ fn what_inject_writes_and_what_it_leaves_alone() {
     place.shows("inject mlp.onnx --layer fc2 --lambda 0.1", expect![[r#"
         layer      W    λ  head                        estimator   why
         ─────  ─────  ───  ──────────────────────────  ──────────  ───────────────────────────────────────────────────────
-        fc2    12×16  0.1  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 3.17 plain steps, above 1.10
+        fc2    12×16  0.1  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 1.85 plain steps, above 1.10
 
         part            nodes     FLOPs  of a plain step
         ──────────────  ─────  ────────  ───────────────
         forward            16   77.57 k           40.8 %
         plain gradient     18  112.77 k           59.2 %
-        FAM                53   89.73 k           47.1 %
+        FAM                61   90.17 k           47.4 %
 
         written to mlp.fam
         [exit 0]
@@ -358,13 +365,13 @@ fn what_inject_writes_and_what_it_leaves_alone() {
     place.shows("inject mlp.onnx --layer fc2 --lambda 0.2 --dry-run", expect![[r#"
         layer      W    λ  head                        estimator   why
         ─────  ─────  ───  ──────────────────────────  ──────────  ───────────────────────────────────────────────────────
-        fc2    12×16  0.2  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 3.17 plain steps, above 1.10
+        fc2    12×16  0.2  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 1.85 plain steps, above 1.10
 
         part            nodes     FLOPs  of a plain step
         ──────────────  ─────  ────────  ───────────────
         forward            16   77.57 k           40.8 %
         plain gradient     18  112.77 k           59.2 %
-        FAM                53   89.73 k           47.1 %
+        FAM                61   90.17 k           47.4 %
 
         would be written to mlp.fam
         [exit 0]
@@ -431,11 +438,24 @@ fn inspect_of_an_mlp() {
         fc.bias     float[5]      yes
 
         Layers
-        name      W  head              estimator   cost      weight      why
-        ────  ─────  ────────────────  ──────────  ────────  ──────────  ───────────────────────────────────────────────────────
-        fc1   16×20  piecewise-affine  hutchinson  +102.3 %  fc1.weight  exact is predicted to cost 7.03 plain steps, above 1.10
-        fc2   12×16  piecewise-affine  hutchinson  +47.1 %   fc2.weight  exact is predicted to cost 3.17 plain steps, above 1.10
-        fc     5×12  logits            exact       +10.5 %   fc.weight   closed form of the logits head
+        name      W  head                        estimator   weight      why
+        ────  ─────  ──────────────────────────  ──────────  ──────────  ───────────────────────────────────────────────────────
+        fc1   16×20  piecewise-affine (/Relu)    hutchinson  fc1.weight  exact is predicted to cost 3.21 plain steps, above 1.10
+        fc2   12×16  piecewise-affine (/Relu_1)  hutchinson  fc2.weight  exact is predicted to cost 2.08 plain steps, above 1.10
+        fc     5×12  logits                      exact       fc.weight   closed form
+
+        Cost of κ and its gradient
+        layer  estimator        FLOPs     bytes  plain steps  how
+        ─────  ────────────  ────────  ────────  ───────────  ─────────────────────────────────────────
+        fc1    exact           1.27 M  512.26 k         3.21  closed form, 5 reverse passes of the head
+        fc1    gauss-newton    1.27 M  512.26 k         3.21  closed form, 5 reverse passes of the head
+        fc1    hutchinson    242.30 k   74.50 k         1.56  per-sample probes
+        fc2    exact         515.33 k  235.78 k         2.08  closed form, 5 reverse passes of the head
+        fc2    gauss-newton  515.33 k  235.78 k         2.08  closed form, 5 reverse passes of the head
+        fc2    hutchinson    109.44 k   31.49 k         1.31  per-sample probes
+        fc     exact          15.17 k    8.45 k         1.15  closed form
+        fc     gauss-newton   15.17 k    8.45 k         1.15  closed form
+        fc     hutchinson     28.61 k    5.38 k         1.11  per-sample probes
 
         Operators
         operator  nodes  derivative
@@ -447,45 +467,58 @@ fn inspect_of_an_mlp() {
     place.shows(
         "inspect convnet1d.onnx",
         expect![[r#"
-        opset 17, 6 nodes, 238.08 kFLOP a forward pass at a batch of 64, made by pytorch 2.15.0
+            opset 17, 6 nodes, 238.08 kFLOP a forward pass at a batch of 64, made by pytorch 2.15.0
 
-        Inputs
-        name  type
-        ────  ─────────────────
-        x     float[batch,4,20]
+            Inputs
+            name  type
+            ────  ─────────────────
+            x     float[batch,4,20]
 
-        Outputs
-        name    type
-        ──────  ──────────────
-        logits  float[batch,5]
+            Outputs
+            name    type
+            ──────  ──────────────
+            logits  float[batch,5]
 
-        Parameters
-        name          type          trains
-        ────────────  ────────────  ──────
-        conv1.weight  float[6,2,3]  yes
-        conv1.bias    float[6]      yes
-        conv2.weight  float[8,3,4]  yes
-        conv2.bias    float[8]      yes
-        fc.weight     float[5,8]    yes
-        fc.bias       float[5]      yes
+            Parameters
+            name          type          trains
+            ────────────  ────────────  ──────
+            conv1.weight  float[6,2,3]  yes
+            conv1.bias    float[6]      yes
+            conv2.weight  float[8,3,4]  yes
+            conv2.bias    float[8]      yes
+            fc.weight     float[5,8]    yes
+            fc.bias       float[5]      yes
 
-        Layers
-        name      W  head    estimator   cost     weight        why
-        ─────  ────  ──────  ──────────  ───────  ────────────  ──────────────────────────────
-        conv1   6×6  smooth  hutchinson  +97.9 %  conv1.weight  the head is smooth at /Tanh
-        conv2  8×12  smooth  hutchinson  +61.4 %  conv2.weight  the head is smooth at /Tanh
-        fc      5×8  logits  exact       +2.1 %   fc.weight     closed form of the logits head
+            Layers
+            name      W  head            estimator   weight        why
+            ─────  ────  ──────────────  ──────────  ────────────  ───────────────────────────────────────────────────────────────────────────────────────────
+            conv1   6×6  smooth (/Tanh)  hutchinson  conv1.weight  exact is predicted to cost 45.31 plain steps, above 1.10; positions meet at /conv2/Conv
+            conv2  8×12  smooth (/Tanh)  hutchinson  conv2.weight  exact is predicted to cost 53.85 plain steps, above 1.10; positions meet at loss/LogSoftmax
+            fc      5×8  logits          exact       fc.weight     closed form
 
-        Operators
-        operator    nodes  derivative
-        ──────────  ─────  ──────────
-        Conv            2  rule
-        Gemm            1  rule
-        ReduceMean      1  rule
-        Relu            1  rule
-        Tanh            1  rule
-        [exit 0]
-    "#]],
+            Cost of κ and its gradient
+            layer  estimator        FLOPs     bytes  plain steps  how
+            ─────  ────────────  ────────  ────────  ───────────  ─────────────────────────────────────────
+            conv1  exact          46.06 M   37.36 M        45.31  by definition, 36 second derivatives
+            conv1  gauss-newton    5.03 M    3.06 M         4.84  closed form, 5 reverse passes of the head
+            conv1  hutchinson      1.07 M    1.05 M         2.71  low-rank probes
+            conv2  exact          50.56 M   43.58 M        53.85  by definition, 96 second derivatives
+            conv2  gauss-newton    4.39 M    1.76 M         3.38  closed form, 5 reverse passes of the head
+            conv2  hutchinson    219.47 k  461.64 k         1.93  low-rank probes
+            fc     exact          13.63 k    8.45 k         1.06  closed form
+            fc     gauss-newton   13.63 k    8.45 k         1.06  closed form
+            fc     hutchinson     19.39 k    5.38 k         1.04  per-sample probes
+
+            Operators
+            operator    nodes  derivative
+            ──────────  ─────  ──────────
+            Conv            2  rule
+            Gemm            1  rule
+            ReduceMean      1  rule
+            Relu            1  rule
+            Tanh            1  rule
+            [exit 0]
+        "#]],
     );
 }
 

@@ -166,7 +166,7 @@ fn what_it_prints() {
               "head": "logits",
               "decided_by": null,
               "estimator": "exact",
-              "why": "closed form of the logits head",
+              "why": "closed form",
               "kappa": {
                 "mean": 0.1864,
                 "standard_error": null

@@ -1,6 +1,6 @@
 //! From nodes to linear maps, and the two ways through them.
 
-use super::{Kind, Tan, Tape};
+use super::{Kind, Tan, TanNode, Tape};
 use crate::error::{Error, Result, Unsupported};
 use crate::ir::{Builder, Dim, Node, Val, ValueId, same_or_one};
 use crate::linear::Cotangent;
@@ -13,6 +13,8 @@ pub struct Linearised<'g> {
     /// The tangents of what is differentiated.
     pub of: Vec<Tan<'g>>,
     sources: usize,
+    /// Where the tangent of each value stands on the tape.
+    places: HashMap<ValueId, usize>,
 }
 
 /// Linearises the nodes on a path from `wrt` to `of`, each operator by its own rule.
@@ -43,7 +45,8 @@ pub fn linearise<'g>(tape: &'g Tape<'g>, of: &[Val<'g>], wrt: &[Val<'g>]) -> Res
     }
     b.check()?;
     let of = of.iter().map(|v| walk.tangents.get(&v.id()).copied().unwrap_or(tape.zero())).collect();
-    Ok(Linearised { tape, of, sources: wrt.len() })
+    let places = walk.tangents.into_iter().filter_map(|(id, t)| Some((id, t.id()?))).collect();
+    Ok(Linearised { tape, of, sources: wrt.len(), places })
 }
 
 /// The tangent of `of` from those of the values it is computed from. What it reads besides has no tangent.
@@ -137,42 +140,71 @@ impl<'g> Linearised<'g> {
     /// Pushes tangents forward: `tangents[k]` belongs to the `k`-th `wrt`, `None` is zero. With `lead`, every tangent
     /// has that further first axis, and so has the result.
     pub fn jvp(&self, tangents: &[Option<Val<'g>>], lead: Option<&Dim>) -> Vec<Option<Val<'g>>> {
+        let pushed = self.push(tangents, lead);
+        self.of.iter().map(|t| t.id().and_then(|id| pushed[id])).collect()
+    }
+
+    /// The tangents at every place of the tape that some `of` needs.
+    pub(super) fn push(&self, tangents: &[Option<Val<'g>>], lead: Option<&Dim>) -> Vec<Option<Val<'g>>> {
+        let mut joint: HashMap<usize, Vec<Option<Val<'g>>>> = HashMap::new();
+        self.walk("tangent", |pushed, id, node| match &node.kind {
+            Kind::Source(k) => tangents.get(*k).copied().flatten(),
+            Kind::Sum(x, y) => self.sum(pushed, (*x, *y), id, lead),
+            Kind::Apply(map, x) => pushed[*x].map(|v| map.emit(v, &self.tape.node(*x).shape, &node.shape, lead)),
+            Kind::Joint(map, inputs) => {
+                let tangents: Vec<Option<Val<'g>>> = inputs.iter().map(|x| x.and_then(|x| pushed[x])).collect();
+                if tangents.iter().any(Option::is_some) {
+                    joint.insert(id, map.emit(&tangents, lead));
+                }
+                None
+            }
+            Kind::Part(of, k) => joint.get(of).and_then(|parts| parts.get(*k).copied().flatten()),
+        })
+    }
+
+    /// A value for each place of the tape that some `of` needs, from those before it; nodes are named after the
+    /// forward node and `what`.
+    pub(super) fn walk(
+        &self,
+        what: &str,
+        mut value: impl FnMut(&[Option<Val<'g>>], usize, &TanNode<'g>) -> Option<Val<'g>>,
+    ) -> Vec<Option<Val<'g>>> {
         let b = self.tape.builder;
         let scope = b.current_scope();
         let needed = self.needed();
-        let mut pushed: Vec<Option<Val<'g>>> = vec![None; self.tape.len()];
-        let mut joint: HashMap<usize, Vec<Option<Val<'g>>>> = HashMap::new();
-        for id in 0..self.tape.len() {
-            if !needed[id] {
-                continue;
-            }
+        let mut values: Vec<Option<Val<'g>>> = vec![None; self.tape.len()];
+        for id in (0..self.tape.len()).filter(|&id| needed[id]) {
             let node = self.tape.node(id);
-            b.scope(&format!("{}.tangent", node.scope));
-            pushed[id] = match &node.kind {
-                Kind::Source(k) => tangents.get(*k).copied().flatten(),
-                Kind::Sum(x, y) => match (pushed[*x], pushed[*y]) {
-                    (Some(x_val), Some(y_val)) => {
-                        let rank = node.shape.len();
-                        let align =
-                            |v: Val<'g>, at: usize| crate::linear::align(v, self.tape.node(at).shape.len(), rank, lead);
-                        Some(align(x_val, *x) + align(y_val, *y))
-                    }
-                    (x_val, None) => x_val.map(|v| self.grown(v, *x, id, lead)),
-                    (None, y_val) => y_val.map(|v| self.grown(v, *y, id, lead)),
-                },
-                Kind::Apply(map, x) => pushed[*x].map(|v| map.emit(v, &self.tape.node(*x).shape, &node.shape, lead)),
-                Kind::Joint(map, inputs) => {
-                    let tangents: Vec<Option<Val<'g>>> = inputs.iter().map(|x| x.and_then(|x| pushed[x])).collect();
-                    if tangents.iter().any(Option::is_some) {
-                        joint.insert(id, map.emit(&tangents, lead));
-                    }
-                    None
-                }
-                Kind::Part(of, k) => joint.get(of).and_then(|parts| parts.get(*k).copied().flatten()),
-            };
+            b.scope(&format!("{}.{what}", node.scope));
+            values[id] = value(&values, id, &node);
         }
         b.scope(&scope);
-        self.of.iter().map(|t| t.id().and_then(|id| pushed[id])).collect()
+        values
+    }
+
+    /// The sum at place `id` of the values at two places.
+    pub(super) fn sum(
+        &self,
+        values: &[Option<Val<'g>>],
+        (x, y): (usize, usize),
+        id: usize,
+        lead: Option<&Dim>,
+    ) -> Option<Val<'g>> {
+        let shape = |at: usize| self.tape.node(at).shape;
+        match (values[x], values[y]) {
+            (Some(v), Some(w)) => {
+                let rank = shape(id).len();
+                let align = |v: Val<'g>, at: usize| crate::linear::align(v, shape(at).len(), rank, lead);
+                Some(align(v, x) + align(w, y))
+            }
+            (v, None) => v.map(|v| self.grown(v, x, id, lead)),
+            (None, w) => w.map(|w| self.grown(w, y, id, lead)),
+        }
+    }
+
+    /// The shape at a place of the tape.
+    pub(super) fn shape(&self, id: usize) -> Vec<Dim> {
+        self.tape.node(id).shape
     }
 
     /// A summand whose partner is zero still has the sum's shape.
@@ -258,13 +290,18 @@ impl<'g> Linearised<'g> {
         needed
     }
 
+    /// Where the tangent of a value stands on the tape; `None` if it has none.
+    pub fn place_of(&self, value: ValueId) -> Option<usize> {
+        self.places.get(&value).copied()
+    }
+
     /// The whole tape, in order.
-    pub fn tape_nodes(&self) -> Vec<super::TanNode<'g>> {
+    pub fn tape_nodes(&self) -> Vec<TanNode<'g>> {
         (0..self.tape.len()).map(|id| self.tape.node(id)).collect()
     }
 
     /// The linear maps on the way, with the names of the nodes they come from: for looking at a derivative's structure.
-    pub fn maps(&self) -> Vec<super::TanNode<'g>> {
+    pub fn maps(&self) -> Vec<TanNode<'g>> {
         let needed = self.needed();
         (0..self.tape.len()).filter(|&id| needed[id]).map(|id| self.tape.node(id)).collect()
     }

@@ -139,7 +139,9 @@ fn both<'g>(b: &'g Builder, layer: &Layer, on: Objective<'g>, options: &Options)
             per_fan_in: false,
             estimator: options.estimator,
             detach_trace: false,
-            shared_probe: false,
+            probes: options.probes,
+            samples: options.samples,
+            plain: None,
         };
         flatness::build(b, layer, on, &request)
     };
@@ -169,7 +171,7 @@ fn recorded(b: &Builder, layer: &Layer, kappa: &Kappa<'_>, measure: &str) -> man
         lambda_input: None,
         measure: measure.to_string(),
         estimator: kappa.estimator.name().to_string(),
-        probes: kappa.probe.iter().map(standard::probe).collect(),
+        probes: kappa.probes.iter().map(standard::probe).collect(),
     }
 }
 

@@ -14,5 +14,6 @@ mod write;
 
 pub use export::{Exported, export};
 pub use measurement::{MeasuredLayer, Measurement, SkippedLayer, measurement};
-pub use standard::{EXACT_LIMIT, LayerReport, Options, Plan, Report, Size, Target, plan, report};
+pub use standard::{LayerReport, Options, Plan, Report, Size, Target, plan};
+pub use trace::{Surveyed, survey};
 pub use write::{Draft, check_free, default_directory, write};

@@ -5,16 +5,13 @@ use super::manifest::{self, Manifest};
 use super::trace::{self, Opened, Traced, Way};
 use crate::cost;
 use crate::error::{Error, Result};
-use crate::flatness::{Estimator, Measure};
+use crate::flatness::{Estimator, Measure, Probes};
 use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Tensor, Val, ValueId, fixed};
 use crate::loss::{LossModel, Settings};
 use crate::optim::{self, Optimizer, Sgd, Step};
 use crate::simplify;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashSet};
-
-/// Predicted cost, in plain steps, up to which `auto` takes the exact form.
-pub const EXACT_LIMIT: f64 = 1.10;
 
 /// Which scalar is trained.
 #[derive(Clone, Debug)]
@@ -39,6 +36,10 @@ pub struct Options {
     pub per_fan_in: bool,
     /// `None`: by predicted cost.
     pub estimator: Option<Estimator>,
+    /// `None`: the kind with the least noise for its cost.
+    pub probes: Option<Probes>,
+    /// Probes a step.
+    pub samples: i64,
     pub detach_trace: bool,
     pub optimizer: Optimizer,
     /// Limit of the gradients' joint norm.
@@ -72,6 +73,8 @@ impl Options {
             measure: Measure::Neuronwise,
             per_fan_in: false,
             estimator: None,
+            probes: None,
+            samples: 1,
             detach_trace: false,
             optimizer: Optimizer::Sgd(Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 }),
             clip_norm: None,
@@ -98,6 +101,8 @@ impl Options {
             ("soft_labels", json!(settings.is_some_and(|s| s.soft_labels))),
             ("normalize", json!(if self.per_fan_in { "fan-in" } else { "none" })),
             ("estimator", json!(self.estimator.map_or("auto", Estimator::name))),
+            ("probes", json!(self.probes.map_or("auto", Probes::name))),
+            ("samples", json!(self.samples)),
             ("detach_trace", json!(self.detach_trace)),
             ("optimizer", self.optimizer.record()),
             ("clip_norm", json!(self.clip_norm)),
@@ -160,59 +165,17 @@ pub struct Plan {
 /// Unknown names with the nearest ones, losses that do not fit the prediction, nodes without derivative, and all that
 /// [`crate::flatness::build`] says.
 pub fn plan(model: &Model, options: &Options, source: manifest::Source) -> Result<Plan> {
-    let mut plan = match (options.estimator, options.layers.as_slice()) {
-        (Some(_), _) => assemble(model, options, &[])?,
-        (None, [_]) => cheapest(model, options)?,
-        (None, layers) => {
-            // What a layer's κ costs does not depend on the others.
-            let alone = |layer: &(String, f64)| Options { layers: vec![layer.clone()], ..options.clone() };
-            let singles = layers.iter().map(|l| cheapest(model, &alone(l))).collect::<Result<Vec<_>>>()?;
-            let chosen: Vec<LayerReport> = singles.into_iter().flat_map(|p| p.report.layers).collect();
-            let ways: Vec<Way> = chosen.iter().map(|l| Way { estimator: l.estimator, shared_probe: false }).collect();
-            let mut plan = assemble(model, options, &ways)?;
-            for (layer, single) in plan.report.layers.iter_mut().zip(chosen) {
-                layer.why = single.why;
-            }
-            plan
-        }
-    };
+    let mut plan = assemble(model, options)?;
     plan.manifest.source = source;
     plan.manifest.options = options.record();
     Ok(plan)
 }
 
-/// One layer, exact where that is predicted to cost at most [`EXACT_LIMIT`] plain steps.
-fn cheapest(model: &Model, options: &Options) -> Result<Plan> {
-    let exact = assemble(model, options, &[])?;
-    let predicted = 1.0 + exact.report.fam.flops / (exact.report.forward.flops + exact.report.plain.flops).max(1.0);
-    let closed = exact.report.layers.iter().any(|l| l.estimator == Estimator::Exact && l.lambda > 0.0);
-    if !closed || predicted <= EXACT_LIMIT {
-        return Ok(exact);
-    }
-    let mut probed = assemble(model, &Options { estimator: Some(Estimator::Hutchinson), ..options.clone() }, &[])?;
-    if probed.report.fam.flops >= exact.report.fam.flops {
-        return Ok(exact);
-    }
-    for layer in &mut probed.report.layers {
-        layer.why = format!("exact is predicted to cost {predicted:.2} plain steps, above {EXACT_LIMIT:.2}");
-    }
-    Ok(probed)
-}
-
-/// What the artifact would be made of, without the rest.
-///
-/// # Errors
-/// As [`plan`].
-pub fn report(model: &Model, options: &Options) -> Result<Report> {
-    let source = manifest::Source { name: String::new(), sha256: String::new() };
-    Ok(plan(model, options, source)?.report)
-}
-
-fn assemble(model: &Model, options: &Options, ways: &[Way]) -> Result<Plan> {
+fn assemble(model: &Model, options: &Options) -> Result<Plan> {
     let mut notes = Vec::new();
     let opened = trace::open(model, options, &mut notes)?;
     let b = Builder::of(opened.parametric());
-    let traced = trace::trace(&b, &opened, options, ways, &mut notes)?;
+    let traced = trace::trace(&b, &opened, options, &[], &mut notes)?;
     let learning_rate = b.input("learning_rate", Fact::new(DType::F32, Vec::<Dim>::new()), None);
     let names = name_outputs(&b, &traced, options, learning_rate);
     let layers = layer_reports(&b, &traced, options);
@@ -456,7 +419,7 @@ fn describe(
                 Measure::Layerwise => "layerwise".to_string(),
             },
             estimator: report.estimator.name().to_string(),
-            probes: kappa.probe.iter().map(probe).collect(),
+            probes: kappa.probes.iter().map(probe).collect(),
         });
     let updates: BTreeMap<String, String> = names.steps.clone().into_iter().chain(names.statistics.clone()).collect();
     Ok(Manifest {

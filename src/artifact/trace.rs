@@ -7,8 +7,9 @@ use super::modes;
 use super::standard::Options;
 use super::target::{self, Judged};
 use crate::ad::{Tape, linearise};
+use crate::cost::{self, Cost};
 use crate::error::{Error, Result, nearest_names};
-use crate::flatness::{self, Estimator, Kappa, Layer, Parameter, Probe, Request};
+use crate::flatness::{self, Estimator, Kappa, Layer, Objective, Parameter, Probes, Request};
 use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, ValueId};
 use crate::linear::Cotangent;
 use crate::loss::Inlined;
@@ -109,15 +110,13 @@ fn freeze(graph: &Graph, parameters: &mut [Parameter], globs: &[String]) -> Resu
 #[derive(Clone, Copy)]
 pub(super) struct Way {
     pub estimator: Estimator,
-    /// One matrix of signs for all samples.
-    pub shared_probe: bool,
+    pub probes: Option<Probes>,
 }
 
 impl Traced<'_> {
     /// The ways taken, one a layer: a second graph with them takes the same probes.
     pub fn ways(&self) -> Vec<Way> {
-        let fixed = |p: &Probe| p.shape.iter().all(|d| d.fixed().is_some());
-        let way = |k: &Kappa| Way { estimator: k.estimator, shared_probe: k.probe.as_ref().is_some_and(fixed) };
+        let way = |k: &Kappa| Way { estimator: k.estimator, probes: k.kind };
         self.layers.iter().map(|(_, kappa)| way(kappa)).collect()
     }
 }
@@ -134,8 +133,11 @@ pub(super) fn trace<'g>(
     let predicted = target::prediction(graph, &opened.outputs, options)?;
     let Judged { on, labels, label_spec } = target::objective(b, predicted, opened, options, notes)?;
     let several = options.layers.len() > 1;
+    let trained: Vec<Val> = opened.parameters.iter().filter(|p| p.trainable).map(|p| b.val(p.value)).collect();
+    let plain = pull(b, on.loss, &trained)?;
+    let step = plain_cost(b, on, &plain);
     let mut layers: Vec<(Layer, Kappa)> = Vec::new();
-    for (k, (name, _)) in options.layers.iter().enumerate() {
+    for (k, (name, lambda)) in options.layers.iter().enumerate() {
         let layer = flatness::find(graph, name, predicted)?;
         if let Some((same, _)) = layers.iter().find(|(l, _)| l.weight == layer.weight) {
             return Err(Error::LayerTwice { first: same.name.clone(), second: name.clone() });
@@ -145,7 +147,10 @@ pub(super) fn trace<'g>(
             per_fan_in: options.per_fan_in,
             estimator: ways.get(k).map(|w| w.estimator).or(options.estimator),
             detach_trace: options.detach_trace,
-            shared_probe: ways.get(k).is_some_and(|w| w.shared_probe),
+            probes: ways.get(k).map_or(options.probes, |w| w.probes),
+            samples: options.samples,
+            // Where κ is not trained it is not in the step.
+            plain: (*lambda > 0.0).then_some(step),
         };
         let kappa = flatness::build(b, &layer, on, &request)?;
         layers.push((layer, kappa));
@@ -166,8 +171,6 @@ pub(super) fn trace<'g>(
     }
     b.scope("objective/");
     let sum = terms.iter().flatten().fold(on.loss, |sum, term| sum + *term);
-    let trained: Vec<Val> = opened.parameters.iter().filter(|p| p.trainable).map(|p| b.val(p.value)).collect();
-    let plain = pull(b, on.loss, &trained)?;
     let gradients = if terms.iter().all(Option::is_none) {
         plain.clone()
     } else if options.detach_trace {
@@ -195,6 +198,52 @@ pub(super) fn trace<'g>(
         plain,
         statistics,
     })
+}
+
+/// What the loss and its gradient cost.
+fn plain_cost<'g>(b: &'g Builder, on: Objective<'g>, gradients: &[Val<'g>]) -> Cost {
+    let of: Vec<ValueId> = gradients.iter().chain([&on.loss]).map(|v| v.id()).collect();
+    b.read(|graph| {
+        let needed = graph.ancestors(&of);
+        let made = |node: &&Node| node.outputs.iter().flatten().any(|id| needed.contains(id));
+        cost::of_nodes(graph, graph.nodes.iter().filter(made))
+    })
+}
+
+/// What is found of every layer of the model, and what a plain step costs.
+///
+/// # Errors
+/// Where the model cannot be trained with that loss at all.
+pub fn survey(model: &Model, options: &Options) -> Result<Surveyed> {
+    let mut notes = Vec::new();
+    let opened = open(model, options, &mut notes)?;
+    let b = Builder::of(opened.parametric());
+    let predicted = target::prediction(&opened.graph, &opened.outputs, options)?;
+    let Judged { on, .. } = target::objective(&b, predicted, &opened, options, &mut notes)?;
+    let trained: Vec<Val> = opened.parameters.iter().filter(|p| p.trainable).map(|p| b.val(p.value)).collect();
+    let plain = pull(&b, on.loss, &trained).map(|gradients| plain_cost(&b, on, &gradients)).ok();
+    let request = Request {
+        measure: options.measure,
+        per_fan_in: options.per_fan_in,
+        estimator: options.estimator,
+        detach_trace: options.detach_trace,
+        probes: options.probes,
+        samples: options.samples,
+        plain,
+    };
+    let layers = flatness::layers(&opened.graph);
+    let findings = flatness::survey(&b, &layers, on, &trained, &request);
+    let weight = |layer: &Layer| opened.graph.name_of(layer.weight).to_string();
+    let layers = layers.iter().map(|l| (l.clone(), weight(l))).zip(findings);
+    Ok(Surveyed { plain, layers: layers.map(|((layer, weight), finding)| (layer, weight, finding)).collect() })
+}
+
+/// What [`survey`] finds.
+pub struct Surveyed {
+    /// A plain step; `None` where a node on the way has no derivative.
+    pub plain: Option<Cost>,
+    /// Each layer, its weight's name, and what is found of it.
+    pub layers: Vec<(Layer, String, Result<flatness::Finding>)>,
 }
 
 /// The gradient of a scalar with respect to each parameter, of the parameter's shape.

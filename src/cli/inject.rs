@@ -8,7 +8,7 @@ use super::optimizer::OptimizerArgs;
 use super::table::{metric, table};
 use super::{Output, Result, finite_in, usage};
 use crate::artifact::{self, Options, Plan, manifest, ort_training};
-use crate::flatness::{Estimator, Measure};
+use crate::flatness::{Estimator, Measure, Probes};
 use crate::onnx;
 
 /// The augmented training artifact: graphs that train a model with FAM on any ONNX Runtime
@@ -49,9 +49,16 @@ pub(super) struct Inject {
     /// fan-in divides κ by m, the scale of the published code
     #[arg(long, value_enum, default_value_t = Normalize::None)]
     normalize: Normalize,
-    /// auto: exact where that is predicted to cost at most 1.10 plain steps, else hutchinson
+    /// auto: exact where that is predicted to cost at most 1.10 plain steps, else hutchinson; gauss-newton leaves out how the
+    /// head itself bends
     #[arg(long, value_enum, default_value_t = EstimatorArg::Auto)]
     estimator: EstimatorArg,
+    /// Random directions that hutchinson takes the mean of, each step
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    samples: u32,
+    /// Signs of their own for each sample, one vector of them for all, a matrix of rank one, or a full matrix
+    #[arg(long, value_enum, default_value_t = ProbesArg::Auto)]
+    probes: ProbesArg,
     /// Drop the third-derivative term, as the published code does
     #[arg(long)]
     detach_trace: bool,
@@ -96,6 +103,16 @@ pub(super) enum EstimatorArg {
     Auto,
     Exact,
     Hutchinson,
+    GaussNewton,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ProbesArg {
+    Auto,
+    PerSample,
+    Shared,
+    LowRank,
+    Full,
 }
 
 impl EstimatorArg {
@@ -105,6 +122,20 @@ impl EstimatorArg {
             EstimatorArg::Auto => None,
             EstimatorArg::Exact => Some(Estimator::Exact),
             EstimatorArg::Hutchinson => Some(Estimator::Hutchinson),
+            EstimatorArg::GaussNewton => Some(Estimator::GaussNewton),
+        }
+    }
+}
+
+impl ProbesArg {
+    /// `None` for auto.
+    fn chosen(self) -> Option<Probes> {
+        match self {
+            ProbesArg::Auto => None,
+            ProbesArg::PerSample => Some(Probes::PerSample),
+            ProbesArg::Shared => Some(Probes::Shared),
+            ProbesArg::LowRank => Some(Probes::LowRank),
+            ProbesArg::Full => Some(Probes::Full),
         }
     }
 }
@@ -171,6 +202,8 @@ impl Inject {
             },
             per_fan_in: self.normalize == Normalize::FanIn,
             estimator: self.estimator.chosen(),
+            probes: self.probes.chosen(),
+            samples: i64::from(self.samples),
             detach_trace: self.detach_trace,
             optimizer: self.optimizer.optimizer()?,
             clip_norm: self.optimizer.clip_norm()?,

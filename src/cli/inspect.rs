@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use super::loss::LossArgs;
 use super::table::{metric, table};
 use super::{Output, Result};
-use crate::artifact::{self, Options, Target};
-use crate::flatness::{self, Layer};
+use crate::artifact::{self, Options};
+use crate::cost::Cost;
+use crate::flatness::{self, Finding, Layer, Offer};
 use crate::ir::{Graph, Model, ValueId};
 use crate::ops::{self, Tangent};
 use crate::{cost, onnx};
@@ -31,20 +32,15 @@ pub(super) struct Inspect {
 struct Row {
     layer: Layer,
     weight: String,
-    class: Option<&'static str>,
-    estimator: Option<&'static str>,
-    /// κ and its gradient, in plain steps beyond one.
-    overhead: Option<f64>,
-    note: String,
+    found: std::result::Result<Finding, String>,
+    plain: Option<Cost>,
 }
 
 impl Inspect {
     pub fn run(&self, output: &Output) -> Result<()> {
         let model = onnx::read(&self.model)?;
         let graph = &model.graph;
-        let target = self.loss.target()?;
-        let rows: Vec<Row> =
-            flatness::layers(graph).into_iter().map(|layer| self.row(&model, &target, layer)).collect();
+        let rows = self.rows(&model)?;
         let operators = operators(graph);
         let text = [
             header(&model),
@@ -53,8 +49,13 @@ impl Inspect {
             section("Parameters", &["name", "type", "trains"], parameters(graph)),
             section(
                 "Layers",
-                &["name", "W", "head", "estimator", "cost", "weight", "why"],
+                &["name", "W", "head", "estimator", "weight", "why"],
                 rows.iter().map(Row::cells).collect(),
+            ),
+            section(
+                "Cost of κ and its gradient",
+                &["layer", "estimator", "FLOPs", "bytes", "plain steps", "how"],
+                rows.iter().flat_map(Row::offers).collect(),
             ),
             section(
                 "Operators",
@@ -81,56 +82,113 @@ impl Inspect {
         })
     }
 
-    /// What `inject` would do for this layer.
-    fn row(&self, model: &Model, target: &Target, layer: Layer) -> Row {
+    /// What `inject` would do for each layer; a parameter that acts at several places is one.
+    fn rows(&self, model: &Model) -> Result<Vec<Row>> {
         let float = |id: &&ValueId| model.graph.value(**id).fact.dtype.is_float();
         let first = model.graph.outputs.iter().find(float).map(|&id| model.graph.name_of(id).to_string());
-        let options = Options {
-            layers: vec![(model.graph.node(layer.node).name.clone(), 1.0)],
-            output_name: self.loss.output_name().or(first),
-            ..Options::of(target.clone())
-        };
-        let weight = model.graph.name_of(layer.weight).to_string();
-        match artifact::report(model, &options) {
-            Ok(report) => {
-                let step = report.forward.flops + report.plain.flops;
-                let of = report.layers.first();
-                Row {
-                    class: of.map(|l| l.class),
-                    estimator: of.map(|l| l.estimator.name()),
-                    overhead: Some(report.fam.flops / step.max(1.0)),
-                    note: of.map(|l| l.why.clone()).unwrap_or_default(),
+        let target = self.loss.target()?;
+        let options = Options { output_name: self.loss.output_name().or(first), ..Options::of(target) };
+        let mut rows: Vec<Row> = match artifact::survey(model, &options) {
+            Ok(surveyed) => surveyed
+                .layers
+                .into_iter()
+                .map(|(layer, weight, found)| Row {
                     layer,
                     weight,
-                }
-            }
-            Err(error) => {
-                let note = error.to_string().lines().next().unwrap_or_default().to_string();
-                Row { layer, weight, class: None, estimator: None, overhead: None, note }
-            }
-        }
+                    found: found.map_err(|e| first_line(&e)),
+                    plain: surveyed.plain,
+                })
+                .collect(),
+            Err(error) => flatness::layers(&model.graph)
+                .into_iter()
+                .map(|layer| Row {
+                    weight: model.graph.name_of(layer.weight).to_string(),
+                    layer,
+                    found: Err(first_line(&error)),
+                    plain: None,
+                })
+                .collect(),
+        };
+        let mut seen = HashSet::new();
+        rows.retain(|row| seen.insert(row.layer.weight));
+        Ok(rows)
     }
+}
+
+fn first_line(error: &crate::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_string()
 }
 
 impl Row {
     fn cells(&self) -> Vec<String> {
-        let dash = |s: Option<&str>| s.unwrap_or("-").to_string();
-        vec![
-            self.layer.name.clone(),
-            format!("{}×{}", self.layer.d, self.layer.m),
-            dash(self.class),
-            dash(self.estimator),
-            self.overhead.map_or("-".to_string(), |c| format!("+{:.1} %", 100.0 * c)),
-            self.weight.clone(),
-            self.note.clone(),
-        ]
+        let (head, estimator, why) = match &self.found {
+            Ok(found) => (head(found), found.estimator.name(), self.why(found)),
+            Err(reason) => ("-".to_string(), "-", reason.clone()),
+        };
+        let size = format!("{}×{}", self.layer.d, self.layer.m);
+        vec![self.layer.name.clone(), size, head, estimator.to_string(), self.weight.clone(), why]
+    }
+
+    fn why(&self, found: &Finding) -> String {
+        let mut parts = vec![found.why.clone()];
+        if self.layer.is_tied() {
+            parts.push(format!("the weight acts at {} places", self.layer.uses));
+        }
+        parts.extend(found.positions_meet.iter().map(|at| format!("positions meet at {at}")));
+        parts.join("; ")
+    }
+
+    /// A row an estimator.
+    fn offers(&self) -> Vec<Vec<String>> {
+        let Ok(found) = &self.found else { return Vec::new() };
+        let steps = |cost: &Cost| match self.plain {
+            Some(plain) => format!("{:.2}", 1.0 + cost.time() / plain.time()),
+            None => "-".to_string(),
+        };
+        let row = |offer: &Offer| {
+            let cost = offer.cost.as_ref();
+            let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_string());
+            vec![
+                self.layer.name.clone(),
+                offer.estimator.name().to_string(),
+                or_dash(cost.map(|c| metric(c.flops))),
+                or_dash(cost.map(|c| metric(c.held))),
+                or_dash(cost.map(steps)),
+                offer.note.clone(),
+            ]
+        };
+        found.offers.iter().map(row).collect()
     }
 
     fn json(&self) -> Value {
+        let found = self.found.as_ref().ok();
+        let overhead = |offer: &Offer| Some(offer.cost?.time() / self.plain?.time());
+        let offers = found.map(|f| {
+            let offer = |offer: &Offer| {
+                json!({
+                    "estimator": offer.estimator.name(), "flops": offer.cost.map(|c| c.flops), "bytes": offer.cost.map(|c| c.held),
+                    "overhead": overhead(offer), "how": offer.note,
+                })
+            };
+            f.offers.iter().map(offer).collect::<Vec<_>>()
+        });
+        let chosen = found.and_then(|f| f.offers.iter().find(|o| o.estimator == f.estimator));
         json!({
             "name": self.layer.name, "weight": self.weight, "d": self.layer.d, "m": self.layer.m, "aliases": self.layer.aliases,
-            "uses": self.layer.uses, "head": self.class, "estimator": self.estimator, "overhead": self.overhead, "why": self.note,
+            "uses": self.layer.uses, "head": found.map(|f| f.class.name()), "decided_by": found.and_then(|f| f.class.decided_by()),
+            "positions_meet_at": found.and_then(|f| f.positions_meet.clone()),
+            "estimator": found.map(|f| f.estimator.name()), "overhead": chosen.and_then(overhead),
+            "why": found.map_or_else(|| self.found.as_ref().err().cloned().unwrap_or_default(), |f| f.why.clone()),
+            "estimators": offers,
         })
+    }
+}
+
+/// The class, and the node that decides.
+fn head(found: &Finding) -> String {
+    match found.class.decided_by() {
+        Some(node) => format!("{} ({node})", found.class.name()),
+        None => found.class.name().to_string(),
     }
 }
 

@@ -1,24 +1,40 @@
 //! κ of one layer in the graph: the head classified, the way chosen, the value built.
 
-use super::exact::{Exact, Measure};
-use super::head::{Class, classify};
-use super::hutchinson::{self, Probe};
+use super::directions::{Directions, Quadratic};
+use super::exact::Exact;
+use super::head::Class;
+use super::hutchinson::{Hutchinson, Probe, Probes};
 use super::layer::Layer;
-use crate::ad::{Tape, linearise};
+use super::route::{Route, Site};
+use super::survey::{Survey, Tapes, Way};
+use crate::ad::{Second, TanNode, Tape, linearise};
+use crate::cost::Cost;
 use crate::error::{Error, Result};
-use crate::ir::{Builder, Graph, Val, ValueId};
+use crate::ir::{Builder, Val};
 use crate::loss::Curvature;
+
+/// `Σ_s ⟨w_s, w_s'⟩ Tr H_{s,s'}` or `‖W‖² Tr H`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    Neuronwise,
+    Layerwise,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Estimator {
     Exact,
+    /// `JᵀSJ` in place of the second derivative: exact where the head bends nowhere.
+    GaussNewton,
     Hutchinson,
 }
 
 impl Estimator {
+    pub const ALL: [Estimator; 3] = [Estimator::Exact, Estimator::GaussNewton, Estimator::Hutchinson];
+
     pub fn name(self) -> &'static str {
         match self {
             Estimator::Exact => "exact",
+            Estimator::GaussNewton => "gauss-newton",
             Estimator::Hutchinson => "hutchinson",
         }
     }
@@ -29,12 +45,16 @@ pub struct Request {
     pub measure: Measure,
     /// κ/m, the scale of the published code.
     pub per_fan_in: bool,
-    /// `None`: exact where there is a closed form, else Hutchinson.
+    /// `None`: exact where that is possible, else Hutchinson.
     pub estimator: Option<Estimator>,
     /// The gradient stops at everything but the outer `W`.
     pub detach_trace: bool,
-    /// One matrix of signs for all samples, even where every sample could have its own.
-    pub shared_probe: bool,
+    /// `None`: the kind with the least noise for its cost.
+    pub probes: Option<Probes>,
+    /// Directions that one estimate is the mean of.
+    pub samples: i64,
+    /// What a plain step costs; by it exact and estimated are weighed where no estimator is asked for.
+    pub plain: Option<Cost>,
 }
 
 /// What κ is built on.
@@ -52,99 +72,151 @@ pub struct Kappa<'g> {
     pub class: Class,
     pub estimator: Estimator,
     pub why: String,
-    pub probe: Option<Probe>,
+    pub kind: Option<Probes>,
+    pub probes: Vec<Probe>,
     /// With the trace detached: the copy of the weight that the gradient goes through.
     pub outer_weight: Option<Val<'g>>,
 }
 
+/// Whether second derivatives are taken in the weight: it acts at several places, or not by one matrix.
+pub(super) fn in_weight(layer: &Layer, z: Val<'_>) -> bool {
+    layer.is_tied() || layer.form.feature_axis(z.rank()).is_none()
+}
+
+/// Elements of the largest tangent on a tape.
+fn width(nodes: &[TanNode<'_>]) -> f64 {
+    nodes.iter().map(|node| crate::cost::elements_of(&node.shape)).fold(1.0, f64::max)
+}
+
+/// Numbers that the directions of one chunk may hold in the largest tensor of the head.
+const CHUNK_ELEMENTS: f64 = 16_777_216.0;
+
 /// Builds κ of `layer`.
 ///
 /// # Errors
-/// [`Error::NoClosedForm`] if the exact form is asked for and does not exist, [`Error::TiedWeight`] if the weight is used
-/// elsewhere too, [`Error::NotOnPath`] if the loss does not depend on the layer.
+/// [`Error::NotExact`] if κ without randomness is asked for and takes too many passes or a curvature that is not known,
+/// [`Error::ProbesNotAllowed`] if the kind of probes would give a wrong mean, [`Error::NotOnPath`] if the loss does not
+/// depend on the layer.
 pub fn build<'g>(b: &'g Builder, layer: &Layer, on: Objective<'g>, request: &Request) -> Result<Kappa<'g>> {
-    let z = b.val(layer.output);
-    if !b.read(|g| g.ancestors(&[on.prediction.id()]).contains(&z.id())) {
+    if !b.read(|g| g.ancestors(&[on.loss.id()]).contains(&layer.output)) {
         return Err(Error::NotOnPath { layer: layer.name.clone(), output: on.prediction.name() });
     }
-    if layer.uses > 1 {
-        return Err(Error::TiedWeight {
-            layer: layer.name.clone(),
-            weight: b.val(layer.weight).name(),
-            uses: layer.uses,
-        });
-    }
-    let root = b.val(layer.weight);
+    let (root, z) = (b.val(layer.weight), b.val(layer.output));
+    let tape = Tape::new(b);
+    let variable = if in_weight(layer, z) { root } else { z };
+    let linear = linearise(&tape, &[on.loss, on.prediction], &[variable])?;
+    let nodes = linear.tape_nodes();
+    let source = linear.place_of(variable.id());
+    let found = Survey::of(layer, on, &Tapes { nodes: &nodes, linear: &linear }, source, variable);
+    let site = &found.site;
     let outer_weight = request.detach_trace.then(|| b.copy(root, &format!("kappa/{}/weight", layer.name)));
     b.scope(&format!("kappa/{}/", layer.name));
     let weight = layer.view(outer_weight.unwrap_or(root));
-    let tape = Tape::new(b);
-    let head = linearise(&tape, &[on.prediction], &[z])?;
-    let class = classify(&head, z, on.prediction);
-    let single = b.read(|g| layer.single_position(g));
-    let obstacle = obstacle(&class, on, b.read(|g| layer.batched(g)));
-    let estimator = match (request.estimator, &obstacle) {
-        (Some(Estimator::Exact), Some(reason)) => {
-            return Err(Error::NoClosedForm { layer: layer.name.clone(), class: class.name(), reason: reason.clone() });
-        }
-        (Some(chosen), _) => chosen,
-        (None, None) => Estimator::Exact,
-        (None, Some(_)) => Estimator::Hutchinson,
-    };
-    let why = match (estimator, obstacle) {
-        (Estimator::Exact, _) => format!("closed form of the {} head", class.name()),
-        (Estimator::Hutchinson, Some(reason)) => reason,
-        (Estimator::Hutchinson, None) => "asked for".to_string(),
-    };
-    b.scope(&format!("kappa/{}/", layer.name));
-    let (value, probe) = match (estimator, on.curvature) {
-        (Estimator::Exact, Some(curvature)) => {
-            let exact = Exact {
-                layer,
-                weight,
-                activation: b.val(layer.activation),
-                head: (class != Class::Logits).then_some(&head),
-                logits: on.prediction,
-                curvature,
-                single_position: single,
-                measure: request.measure,
-            };
-            (b.val(exact.kappa().id()), None)
-        }
-        _ => {
-            let separate = single
-                && !request.shared_probe
-                && !matches!(class, Class::Mixing { .. })
-                && counts_samples(b, b.val(layer.activation));
-            let (value, probe) = hutchinson::kappa(b, layer, weight, on.loss, separate, request.measure)?;
-            (value, Some(probe))
-        }
+    let chosen = found.choose(layer, request)?;
+    let work = Work { b, layer, on, root, weight, measure: request.measure, site, width: width(&nodes) };
+    let (value, probes) = match &chosen.way {
+        Way::Exactly(route) => (work.exactly(route)?, Vec::new()),
+        Way::Estimated(kind) => work.estimated(*kind, request.samples)?,
     };
     b.scope(&format!("kappa/{}/", layer.name));
     let value = if request.per_fan_in { value * (1.0 / layer.m as f64) } else { value };
     b.check()?;
-    Ok(Kappa { value, class, estimator, why, probe, outer_weight })
+    let kind = if let Way::Estimated(kind) = chosen.way { Some(kind) } else { None };
+    Ok(Kappa {
+        value,
+        class: site.head.class.clone(),
+        estimator: chosen.estimator,
+        why: chosen.why,
+        kind,
+        probes,
+        outer_weight,
+    })
 }
 
-/// Whether the first axis is a batch that whoever drives the graph knows: fixed, or the first axis of an input.
-fn counts_samples(b: &Builder, a: Val<'_>) -> bool {
-    let batch = a.dim(0);
-    let first = |g: &Graph, id: &ValueId| g.value(*id).fact.shape.as_ref().and_then(|s| s.first().cloned());
-    let of_input = || b.read(|g| g.inputs.iter().any(|id| first(g, id).as_ref() == Some(&batch)));
-    // Labels have the first axis of what the loss reads, be it a product of axes.
-    batch.fixed().is_some() || (batch.as_symbol().is_some() && of_input())
+/// What the value is built from.
+struct Work<'a, 'g> {
+    b: &'g Builder,
+    layer: &'a Layer,
+    on: Objective<'g>,
+    root: Val<'g>,
+    weight: Val<'g>,
+    measure: Measure,
+    site: &'a Site,
+    /// Elements of the head's largest tensor.
+    width: f64,
 }
 
-/// Why there is no closed form, if there is none.
-fn obstacle(class: &Class, on: Objective<'_>, batched: bool) -> Option<String> {
-    let shape = on.prediction.shape();
-    match class {
-        Class::Smooth { decided_by } => Some(format!("the head is smooth at {decided_by}")),
-        Class::Mixing { decided_by } => Some(format!("samples are not proved independent at {decided_by}")),
-        _ if on.curvature.is_none() => Some("the loss has no second derivative in closed form".to_string()),
-        _ if !batched => Some("the layer's first axis is not the samples".to_string()),
-        _ if shape.len() != 2 => Some(format!("the loss reads {} axes, not samples and classes", shape.len())),
-        _ if shape[1].fixed().is_none() => Some("the number of classes is not known".to_string()),
-        _ => None,
+impl<'g> Work<'_, 'g> {
+    fn exactly(&self, route: &Route) -> Result<Val<'g>> {
+        let (b, on) = (self.b, self.on);
+        b.scope(&format!("kappa/{}/", self.layer.name));
+        match (route, on.curvature) {
+            (Route::Nothing, _) => Ok(on.loss.like(0.0)),
+            (Route::Reverse { samples, .. }, Some(curvature)) => {
+                let tape = Tape::new(b);
+                let is_logits = self.site.head.class == Class::Logits;
+                let head = linearise(&tape, &[on.prediction], &[b.val(self.layer.output)])?;
+                let exact = Exact {
+                    layer: self.layer,
+                    weight: self.weight,
+                    activation: b.val(self.layer.activation),
+                    head: (!is_logits).then_some(&head),
+                    logits: on.prediction,
+                    curvature,
+                    samples: samples.clone(),
+                    measure: self.measure,
+                };
+                b.scope(&format!("kappa/{}/", self.layer.name));
+                Ok(b.val(exact.kappa().id()))
+            }
+            (Route::Reverse { .. }, None) => Ok(on.loss.like(0.0)),
+            (Route::ByNeuron { flat, .. }, _) => {
+                self.along(*flat, b.val(self.layer.output), &Along::Neurons).map(|(value, _)| value)
+            }
+            (Route::ByDefinition { flat, .. }, _) => {
+                self.along(*flat, self.root, &Along::Definition).map(|(value, _)| value)
+            }
+        }
     }
+
+    fn estimated(&self, kind: Probes, samples: i64) -> Result<(Val<'g>, Vec<Probe>)> {
+        let in_output = kind.by_position() || (kind == Probes::LowRank && self.layer.form.shares_activations());
+        let in_weight = self.site.in_weight || !in_output;
+        let variable = if in_weight { self.root } else { self.b.val(self.layer.output) };
+        let flat = self.site.head.flat && self.site.has_curvature && !self.site.no_slope;
+        self.along(flat, variable, &Along::Random { kind, in_weight, samples })
+    }
+
+    /// A sum of second derivatives in `variable`, or where the head is `flat` of their Gauss–Newton part.
+    fn along(&self, flat: bool, variable: Val<'g>, what: &Along) -> Result<(Val<'g>, Vec<Probe>)> {
+        let (b, scope) = (self.b, format!("kappa/{}/", self.layer.name));
+        let (first, slopes) = (Tape::new(b), Tape::new(b));
+        let head;
+        let form = match (flat, self.on.curvature) {
+            (true, Some(curvature)) => {
+                head = linearise(&first, &[self.on.prediction], &[variable])?;
+                Quadratic::GaussNewton { head: &head, curvature }
+            }
+            _ => Quadratic::Full(Second::new(&first, &slopes, self.on.loss, variable)?),
+        };
+        b.scope(&scope);
+        let &Work { layer, root, weight, measure, .. } = self;
+        let chunk = (CHUNK_ELEMENTS / self.width).max(1.0) as i64;
+        let directions = Directions { layer, root, weight, measure, chunk };
+        let (value, probes) = match *what {
+            Along::Neurons => (directions.by_neuron(&form), Vec::new()),
+            Along::Definition => (directions.by_definition(&form)?, Vec::new()),
+            Along::Random { kind, in_weight, samples } => {
+                Hutchinson { layer, root, weight, measure, probes: kind, in_weight, samples }.kappa(&form)?
+            }
+        };
+        Ok((b.val(value.id()), probes))
+    }
+}
+
+/// Which directions.
+enum Along {
+    Neurons,
+    Definition,
+    Random { kind: Probes, in_weight: bool, samples: i64 },
 }

@@ -1,21 +1,10 @@
 //! Layers: linear maps with a weight, found by the names people know them by, seen as `z = W a + b`, `W ∈ R^{d×m}`.
 
+use super::form::{Form, Stored};
 use super::parameters::{is_seen_through, root_of};
 use crate::error::{Error, Result, nearest_names};
-use crate::ir::{Dim, Graph, Node, NodeId, Val, ValueId, count};
-use crate::linear::ConvGeometry;
+use crate::ir::{Graph, Node, NodeId, ValueId};
 use std::collections::{BTreeSet, HashMap};
-
-/// How a layer's weight acts.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Form {
-    /// `z[…, d] = a[…, m] · Wᵀ`; `transposed`: the node's operand is `[m, d]`.
-    Rows { transposed: bool, alpha: f32 },
-    /// `z[…, d, p] = W · a[…, m, p]`
-    Columns,
-    /// A convolution, `[N, Cin, H…] → [N, d, P…]`.
-    Conv(ConvGeometry),
-}
 
 #[derive(Clone, Debug)]
 pub struct Layer {
@@ -26,11 +15,10 @@ pub struct Layer {
     pub weight: ValueId,
     /// The nodes between the initialiser and the layer's node, initialiser first.
     pub chain: Vec<Node>,
-    /// Which input of the node is the weight, and which the activation.
-    pub weight_input: usize,
     pub activation: ValueId,
     pub output: ValueId,
     pub form: Form,
+    pub stored: Stored,
     /// Outputs, fan-in.
     pub d: i64,
     pub m: i64,
@@ -59,27 +47,19 @@ fn layer_at(graph: &Graph, id: NodeId, uses: &HashMap<ValueId, usize>) -> Option
     if !node.domain.is_empty() {
         return None;
     }
-    let (weight_input, activation_input, form) = match node.op.as_str() {
-        "Gemm" => {
-            let plain = node.attrs.int("transA").unwrap_or(0) == 0;
-            let transposed = node.attrs.int("transB").unwrap_or(0) == 0;
-            if !plain {
-                return None;
-            }
-            (1, 0, Form::Rows { transposed, alpha: node.attrs.float("alpha").unwrap_or(1.0) })
-        }
-        "MatMul" if root_of(graph, node.input(1)?).is_some() => (1, 0, Form::Rows { transposed: true, alpha: 1.0 }),
-        "MatMul" => (0, 1, Form::Columns),
-        "Conv" => (1, 0, Form::Conv(crate::ops::conv_geometry(graph, node)?)),
-        _ => return None,
-    };
-    let (weight, chain) = root_of(graph, node.input(weight_input)?)?;
-    let operand = graph.value(node.input(weight_input)?);
+    let acting = acting(graph, node)?;
+    let (weight, chain) = root_of(graph, node.input(acting.weight_input)?)?;
+    let operand = graph.value(node.input(acting.weight_input)?);
     let shape = crate::ir::fixed(operand.fact.shape.as_ref()?)?;
-    let (d, m) = match (&form, shape.as_slice()) {
-        (Form::Rows { transposed: true, .. }, [m, d]) => (*d, *m),
-        (Form::Rows { transposed: false, .. } | Form::Columns, [d, m]) => (*d, *m),
-        (Form::Conv(_), [d, rest @ ..]) => (*d, rest.iter().product()),
+    let (d, m) = match (acting.stored, shape.as_slice()) {
+        (Stored::Rows, [d, m]) | (Stored::Columns, [m, d]) => (*d, *m),
+        (Stored::Filter, [d, rest @ ..]) => (*d, rest.iter().product()),
+        (Stored::TransposedFilter { group }, [inner, each, taps @ ..]) => {
+            (each * group, inner / group.max(1) * taps.iter().product::<i64>())
+        }
+        (Stored::StackedRows, [stack @ .., d, m]) | (Stored::StackedColumns, [stack @ .., m, d]) => {
+            (stack.iter().product::<i64>() * d, *m)
+        }
         _ => return None,
     };
     let output = node.output(0)?;
@@ -96,15 +76,60 @@ fn layer_at(graph: &Graph, id: NodeId, uses: &HashMap<ValueId, usize>) -> Option
         node: id,
         weight,
         chain,
-        weight_input,
-        activation: node.input(activation_input)?,
+        activation: node.input(1 - acting.weight_input)?,
         output,
-        form,
+        form: acting.form,
+        stored: acting.stored,
         d,
         m,
         aliases,
         uses: uses.get(&weight).copied().unwrap_or(1),
     })
+}
+
+/// How a node applies a weight.
+struct Acting {
+    /// Which of the first two inputs is the weight; the other one is the activation.
+    weight_input: usize,
+    form: Form,
+    stored: Stored,
+}
+
+fn acting(graph: &Graph, node: &Node) -> Option<Acting> {
+    let stands_at = |i: usize| node.input(i).is_some_and(|id| root_of(graph, id).is_some());
+    let rank = |i: usize| node.input(i).and_then(|id| graph.value(id).fact.rank());
+    match node.op.as_str() {
+        "Gemm" => {
+            let weight_input = usize::from(stands_at(1));
+            let set = |name: &str| node.attrs.int(name).unwrap_or(0) != 0;
+            let alpha = node.attrs.float("alpha").unwrap_or(1.0);
+            let (form, by_rows) = match weight_input {
+                1 => (Form::Rows { alpha, turned: set("transA") }, set("transB")),
+                _ => (Form::Columns { alpha, turned: set("transB") }, !set("transA")),
+            };
+            Some(Acting { weight_input, form, stored: if by_rows { Stored::Rows } else { Stored::Columns } })
+        }
+        "MatMul" => {
+            let weight_input = usize::from(stands_at(1));
+            let (form, stored) = match (weight_input, rank(weight_input)?) {
+                (1, 2) => (Form::Rows { alpha: 1.0, turned: false }, Stored::Columns),
+                (_, 2) => (Form::Columns { alpha: 1.0, turned: false }, Stored::Rows),
+                (1, _) => (Form::Stack, Stored::StackedColumns),
+                _ => (Form::Stack, Stored::StackedRows),
+            };
+            Some(Acting { weight_input, form, stored })
+        }
+        "Conv" => {
+            let form = Form::Conv(crate::ops::conv_geometry(graph, node)?);
+            Some(Acting { weight_input: 1, form, stored: Stored::Filter })
+        }
+        "ConvTranspose" => {
+            let geometry = crate::ops::conv_transpose_geometry(graph, node)?;
+            let stored = Stored::TransposedFilter { group: geometry.group };
+            Some(Acting { weight_input: 1, form: Form::ConvTranspose(geometry), stored })
+        }
+        _ => None,
+    }
 }
 
 /// How often nodes compute with each initialiser, counting through transposes and the like.
@@ -198,78 +223,8 @@ fn no_layer(graph: &Graph, name: &str) -> Error {
 }
 
 impl Layer {
-    /// The weight as `W[d, m]`, from the value that stands for the initialiser.
-    pub fn view<'g>(&self, root: Val<'g>) -> Val<'g> {
-        let b = root.builder();
-        let mut operand = root;
-        for node in &self.chain {
-            let others = node.inputs.iter().skip(1).map(|id| id.map(|id| b.val(id)));
-            let inputs: Vec<Option<Val<'g>>> = std::iter::once(Some(operand)).chain(others).collect();
-            operand = b.node(&node.op, &inputs, node.attrs.clone(), 1)[0];
-        }
-        match &self.form {
-            Form::Rows { transposed: true, .. } => operand.transpose(),
-            Form::Rows { transposed: false, .. } | Form::Columns => operand,
-            Form::Conv(_) => operand.reshape(&[self.d.into(), self.m.into()]),
-        }
-    }
-
-    /// The activations as `a[N, P, m]`, or `[N, G, P, m/…]` for a grouped convolution; `P` positions a sample.
-    pub fn activations<'g>(&self, a: Val<'g>) -> Val<'g> {
-        let shape = a.shape();
-        match &self.form {
-            Form::Rows { alpha, .. } => {
-                let positions = count(&shape[1..shape.len() - 1]);
-                let a = a.reshape(&[shape[0].clone(), positions, self.m.into()]);
-                if *alpha == 1.0 { a } else { a * f64::from(*alpha) }
-            }
-            Form::Columns => {
-                let (columns, batch) = (shape[shape.len() - 1].clone(), count(&shape[1..shape.len() - 2]));
-                a.transpose().reshape(&[shape[0].clone(), batch * columns, self.m.into()])
-            }
-            Form::Conv(g) => {
-                let columns = g.columns(a);
-                let c = columns.shape();
-                let grouped = columns.reshape(&[c[0].clone(), g.group.into(), self.m.into(), c[2].clone()]);
-                grouped.permute(&[0, 1, 3, 2])
-            }
-        }
-    }
-
-    /// `z` for another weight `V[d, m]`, without the bias.
-    pub fn apply<'g>(&self, a: Val<'g>, v: Val<'g>) -> Val<'g> {
-        match &self.form {
-            Form::Rows { alpha, .. } => {
-                let z = a.matmul(v.transpose());
-                if *alpha == 1.0 { z } else { z * f64::from(*alpha) }
-            }
-            Form::Columns => v.matmul(a),
-            Form::Conv(g) => {
-                let fan_in: i64 = g.kernel.iter().product();
-                let mut shape = vec![Dim::Fixed(self.d), Dim::Fixed(self.m / fan_in.max(1))];
-                shape.extend(g.kernel.iter().map(|&k| Dim::Fixed(k)));
-                g.conv(a, v.reshape(&shape))
-            }
-        }
-    }
-
-    /// Whether the first axis of the layer's input and output can be the samples: they have one, and it is the same.
-    pub fn batched(&self, graph: &Graph) -> bool {
-        let first = |id| graph.value(id).fact.shape.as_ref().and_then(|s| s.first().cloned());
-        let rank = graph.value(self.output).fact.rank().unwrap_or(0);
-        let behind = match self.form {
-            Form::Rows { .. } => 2,
-            Form::Columns | Form::Conv(_) => 3,
-        };
-        rank >= behind && first(self.activation).is_some() && first(self.activation) == first(self.output)
-    }
-
-    /// Whether the weight acts at one position of each sample only.
-    pub fn single_position(&self, graph: &Graph) -> bool {
-        let Some(shape) = &graph.value(self.output).fact.shape else { return false };
-        match self.form {
-            Form::Rows { .. } => shape.len() == 2,
-            _ => false,
-        }
+    /// Whether the weight acts at more than one place of the graph.
+    pub fn is_tied(&self) -> bool {
+        self.uses > 1
     }
 }

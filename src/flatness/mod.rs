@@ -1,15 +1,23 @@
 //! Relative flatness: layers, heads, and κ built with `ad` and the builder only.
 
+mod curvature;
+mod directions;
 mod exact;
+mod form;
 mod head;
 mod hutchinson;
 mod kappa;
 mod layer;
 mod parameters;
+mod price;
+mod route;
+mod survey;
 
-pub use exact::{Exact, Measure};
-pub use head::{Class, classify};
-pub use hutchinson::Probe;
-pub use kappa::{Estimator, Kappa, Objective, Request, build};
-pub use layer::{Form, Layer, find, layers, module_path};
+pub use form::{Form, Stored};
+pub use head::{Axis, Class, Head};
+pub use hutchinson::{Probe, Probes};
+pub use kappa::{Estimator, Kappa, Measure, Objective, Request, build};
+pub use layer::{Layer, find, layers, module_path};
 pub use parameters::{Parameter, parameters};
+pub use route::{PASSES_LIMIT, Refusal, Route, Site};
+pub use survey::{EXACT_LIMIT, Finding, Offer, survey};

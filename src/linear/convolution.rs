@@ -32,6 +32,12 @@ impl ConvGeometry {
             .with("group", self.group)
     }
 
+    /// One tap that reads every position once.
+    pub fn is_pointwise(&self) -> bool {
+        let once = self.kernel.iter().chain(&self.strides).all(|&n| n == 1);
+        once && self.pads.iter().all(|p| *p == (0, 0))
+    }
+
     /// `⌊(H + p − ((k−1)·δ + 1)) / s⌋ + 1` of each spatial axis.
     pub fn windows(&self) -> Vec<Dim> {
         (0..self.kernel.len())
@@ -101,8 +107,7 @@ impl ConvGeometry {
         let (n, c) = (shape[0].clone(), shape[1].clone());
         let taps: i64 = self.kernel.iter().product();
         let positions = count(&self.windows());
-        let trivial = taps == 1 && self.strides.iter().all(|&s| s == 1) && self.pads.iter().all(|p| *p == (0, 0));
-        if trivial {
+        if self.is_pointwise() {
             return x.reshape(&[n, c, positions]);
         }
         // A convolution of every channel alone with the identity: one output channel a tap. A group a channel is faster
@@ -223,18 +228,74 @@ pub(super) fn over_lead<'g>(t: Val<'g>, lead: Option<&Dim>, f: impl Fn(Val<'g>) 
     y.reshape(&out)
 }
 
-/// Applies a map that is linear in its filter to filters `[L, M, C/g, k…]`, one after the other.
-pub(super) fn filters_over_lead<'g>(t: Val<'g>, lead: Option<&Dim>, f: impl Fn(Val<'g>) -> Val<'g>) -> Val<'g> {
-    let Some(count) = lead else { return f(t) };
-    let b = t.builder();
-    let Some(n) = count.fixed() else {
-        b.fault(crate::error::Error::UnknownDimension { dim: count.to_string() });
-        return t;
+/// `x ⋆ t` for filters `t[L, M, C/g, k…]`: their outputs are channels of one convolution.
+pub(super) fn filters<'g>(x: Val<'g>, t: Val<'g>, g: &ConvGeometry, lead: Option<&Dim>) -> Val<'g> {
+    let Some(lead) = lead else { return g.conv(x, t) };
+    let shape = t.shape();
+    let each = Dim::Fixed(shape[1].fixed().unwrap_or(1) / g.group.max(1));
+    let group = Dim::Fixed(g.group);
+    let split: Vec<Dim> =
+        [lead.clone(), group.clone(), each.clone()].into_iter().chain(shape[2..].iter().cloned()).collect();
+    let order: Vec<i64> = [1, 0].into_iter().chain(2..split.len() as i64).collect();
+    let merged: Vec<Dim> = std::iter::once(lead.clone() * shape[1].clone()).chain(shape[2..].iter().cloned()).collect();
+    let y = g.conv(x, t.reshape(&split).permute(&order).reshape(&merged));
+    leading(y, lead, &group, &each)
+}
+
+/// The transpose of `x ⋆ t` for filters `t[L, C, M/g, k…]`, onto images whose spatial sizes end the shape `to`.
+pub(super) fn transposed_filters<'g>(
+    x: Val<'g>,
+    t: Val<'g>,
+    g: &ConvGeometry,
+    to: &[Dim],
+    lead: Option<&Dim>,
+) -> Val<'g> {
+    let Some(lead) = lead else { return g.conv_transpose(x, t, to) };
+    let shape = t.shape();
+    let order: Vec<i64> = [1, 0].into_iter().chain(2..shape.len() as i64).collect();
+    let merged: Vec<Dim> =
+        [shape[1].clone(), lead.clone() * shape[2].clone()].into_iter().chain(shape[3..].iter().cloned()).collect();
+    let y = g.conv_transpose(x, t.permute(&order).reshape(&merged), to);
+    leading(y, lead, &Dim::Fixed(g.group), &shape[2])
+}
+
+/// `[N, G·L·M/G, P…] → [L, N, M, P…]`
+fn leading<'g>(y: Val<'g>, lead: &Dim, group: &Dim, each: &Dim) -> Val<'g> {
+    let shape = y.shape();
+    let (n, behind) = (shape[0].clone(), &shape[2..]);
+    let split: Vec<Dim> =
+        [n.clone(), group.clone(), lead.clone(), each.clone()].into_iter().chain(behind.iter().cloned()).collect();
+    let order: Vec<i64> = [2, 0, 1, 3].into_iter().chain(4..split.len() as i64).collect();
+    let to: Vec<Dim> =
+        [lead.clone(), n, group.clone() * each.clone()].into_iter().chain(behind.iter().cloned()).collect();
+    y.reshape(&split).permute(&order).reshape(&to)
+}
+
+/// An image map of `[L, N, C, H…]` and filters `[L, M, C/g, k…]`, pair by pair: the pairs are groups of one convolution.
+pub(super) fn pairwise<'g>(
+    x: Val<'g>,
+    w: Val<'g>,
+    g: &ConvGeometry,
+    lead: Option<&Dim>,
+    f: impl Fn(&ConvGeometry, Val<'g>, Val<'g>) -> Val<'g>,
+) -> Val<'g> {
+    let Some(count) = lead else { return f(g, x, w) };
+    let Some(pairs) = count.fixed() else {
+        x.builder().fault(crate::error::Error::UnknownDimension { dim: count.to_string() });
+        return x;
     };
-    let one = |i: i64| f(t.slice(0, i, i + 1).squeeze(&[0])).unsqueeze(&[0]);
-    let parts: Vec<Val<'g>> = (0..n).map(one).collect();
-    match parts.as_slice() {
-        [only] => *only,
-        _ => b.op("Concat", &parts, Attrs::new().with("axis", 0)),
-    }
+    let front = |v: Val<'g>| -> Vec<i64> { [1, 0].into_iter().chain(2..v.rank() as i64).collect() };
+    let (image, filter) = (x.permute(&front(x)), w.shape());
+    let shape = image.shape();
+    let channels: Vec<Dim> =
+        [shape[0].clone(), shape[1].clone() * shape[2].clone()].into_iter().chain(shape[3..].iter().cloned()).collect();
+    let rows: Vec<Dim> =
+        std::iter::once(filter[0].clone() * filter[1].clone()).chain(filter[2..].iter().cloned()).collect();
+    let grouped = ConvGeometry { group: g.group * pairs, ..g.clone() };
+    let y = f(&grouped, image.reshape(&channels), w.reshape(&rows));
+    let out = y.shape();
+    let each = out[1].div_exact(count).unwrap_or_else(|| out[1].div_floor(pairs));
+    let split: Vec<Dim> = [out[0].clone(), count.clone(), each].into_iter().chain(out[2..].iter().cloned()).collect();
+    let y = y.reshape(&split);
+    y.permute(&front(y))
 }

@@ -3,6 +3,7 @@
 //! Both take `lead`, an optional further first axis over which the map is applied independently; so C reverse passes
 //! of a network head are one. Parameters of the maps never have that axis.
 
+mod bilinear;
 mod convolution;
 mod index;
 mod pooling;
@@ -130,9 +131,9 @@ impl<'g> Cotangent<'g> {
         Cotangent { value: self.value.unsqueeze(&axes), shape: self.shape }
     }
 
-    /// The same with its last axis at its whole size, the other expansions still delayed.
-    pub(crate) fn with_whole_last_axis(self) -> Cotangent<'g> {
-        let whole = product::whole_axis(&self, 1);
+    /// The same with one axis at its whole size, the other expansions still delayed.
+    pub(crate) fn with_whole_axis(self, axis: usize) -> Cotangent<'g> {
+        let whole = product::whole_axis(&self, self.shape.len() - axis);
         Cotangent { value: whole, shape: self.shape }
     }
 
@@ -207,11 +208,9 @@ impl<'g> Linear<'g> {
             Linear::GatherNd { indices } => index::gather_nd(t, *indices, lead),
             Linear::ScatterNd { indices, shape } => index::scatter_nd(t, *indices, shape, lead),
             Linear::Conv { w, g } => convolution::over_lead(t, lead, |t| g.conv(t, *w)),
-            Linear::ConvFilter { x, g } => convolution::filters_over_lead(t, lead, |t| g.conv(*x, t)),
+            Linear::ConvFilter { x, g } => convolution::filters(*x, t, g, lead),
             Linear::ConvTranspose { w, g } => convolution::over_lead(t, lead, |t| g.conv_transpose(t, *w, to)),
-            Linear::ConvTransposeFilter { x, g } => {
-                convolution::filters_over_lead(t, lead, |t| g.conv_transpose(*x, t, to))
-            }
+            Linear::ConvTransposeFilter { x, g } => convolution::transposed_filters(*x, t, g, to, lead),
             Linear::AveragePool(pool) => convolution::over_lead(t, lead, |t| pool.emit(t)),
             Linear::Cast { to: dtype, .. } => t.cast(*dtype),
             Linear::CumSum { axis, exclusive, reverse } => index::cumsum(t, axis + skip, *exclusive, *reverse),

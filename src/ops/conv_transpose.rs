@@ -5,7 +5,7 @@ use super::fact_cx::show;
 use super::window::{Windows, dims, inside, list, positions, sizes};
 use super::{Array, Case, Cx, EvalCx, FactCx, Fault, Op, Tangent};
 use crate::ad::Tan;
-use crate::ir::{Attrs, Dim, Fact};
+use crate::ir::{Attrs, Dim, Fact, Graph, Node};
 use crate::linear::ConvGeometry;
 
 /// The windows, whose pads are those that make the output as large as asked for, and the output's spatial sizes.
@@ -71,6 +71,12 @@ fn geometry(attrs: &Attrs, x: &[Dim], w: &[Dim]) -> Result<(Windows, ConvGeometr
         image,
     };
     Ok((windows, geometry))
+}
+
+/// The geometry of a ConvTranspose node, where the shapes it depends on are known and fit.
+pub fn geometry_of(graph: &Graph, node: &Node) -> Option<ConvGeometry> {
+    let shape = |i: usize| node.input(i).and_then(|id| graph.value(id).fact.shape.clone());
+    geometry(&node.attrs, &shape(0)?, &shape(1)?).ok().map(|(_, geometry)| geometry)
 }
 
 fn facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {

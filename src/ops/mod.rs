@@ -11,6 +11,7 @@ mod window;
 
 pub use case::{Case, Input};
 pub use conv::geometry_of as conv_geometry;
+pub use conv_transpose::geometry_of as conv_transpose_geometry;
 pub use cx::Cx;
 pub(crate) use einsum::{Equation, Label};
 pub use eval_cx::{Array, EvalCx};

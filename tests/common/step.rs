@@ -86,6 +86,8 @@ pub fn exact(layers: &[(&str, f64)]) -> Options {
         measure: Measure::Neuronwise,
         per_fan_in: false,
         estimator: Some(Estimator::Exact),
+        probes: None,
+        samples: 1,
         detach_trace: false,
         optimizer: Optimizer::Sgd(Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 }),
         clip_norm: None,

@@ -1,0 +1,245 @@
+//! What can be said of κ of a layer before it is built: its head, the ways to κ, what each costs, which one is taken.
+
+use super::head::{Class, Dependence, Head, Stretch};
+use super::hutchinson::Probes;
+use super::kappa::{Estimator, Measure, Objective, Request, in_weight};
+use super::layer::Layer;
+use super::price::{self, HeadCost};
+use super::route::{Route, Site, counts_samples};
+use crate::ad::{Linearised, TanNode, Tape, linearise};
+use crate::cost::Cost;
+use crate::error::{Error, Result};
+use crate::ir::{Builder, Val};
+
+/// Predicted cost, in plain steps, up to which κ is exact where no estimator is asked for.
+pub const EXACT_LIMIT: f64 = 1.10;
+
+/// Plain steps that an estimate has to save to be worth its noise.
+const WORTH_NOISE: f64 = 0.05;
+
+/// A linearisation of the loss and of what it reads, in this order, with its tape.
+pub struct Tapes<'a, 'g> {
+    pub nodes: &'a [TanNode<'g>],
+    pub linear: &'a Linearised<'g>,
+}
+
+/// A way to κ.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Way {
+    Exactly(Route),
+    Estimated(Probes),
+}
+
+/// The way that is taken, and why.
+pub struct Chosen {
+    pub estimator: Estimator,
+    pub way: Way,
+    pub why: String,
+}
+
+/// What one estimator would take.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Offer {
+    pub estimator: Estimator,
+    /// Of κ and its gradient; `None` where the estimator cannot be had.
+    pub cost: Option<Cost>,
+    /// How, or why not.
+    pub note: String,
+}
+
+/// A layer's head, and what passes through it cost.
+pub struct Survey {
+    pub site: Site,
+    head: HeadCost,
+}
+
+impl Survey {
+    /// Looks at the stretch of the tape from `source`, the place of `variable`: the layer's output or its weight.
+    pub fn of<'g>(
+        layer: &Layer,
+        on: Objective<'g>,
+        tapes: &Tapes<'_, 'g>,
+        source: Option<usize>,
+        variable: Val<'g>,
+    ) -> Survey {
+        let b = on.loss.builder();
+        let z = b.val(layer.output);
+        let in_weight = in_weight(layer, z);
+        let feature = if in_weight { None } else { layer.form.feature_axis(z.rank()) };
+        let logits = on.curvature.is_some().then(|| on.prediction.id());
+        let at = |k: usize| tapes.linear.of.get(k).and_then(|t| t.id());
+        let stretch = source.zip(at(0)).and_then(|(source, loss)| Stretch::new(tapes.nodes, source, loss, at(1)));
+        let (head, cost) = match &stretch {
+            Some(stretch) => {
+                let depends = b.read(|g| Dependence::on(g, variable.id()));
+                (stretch.classify(&depends, variable, logits, feature), HeadCost::of(stretch, &depends))
+            }
+            None => (Head { class: Class::Affine, flat: true, axes: Vec::new() }, HeadCost::default()),
+        };
+        let site = Site {
+            head,
+            no_slope: stretch.is_none(),
+            in_weight,
+            output: z.shape(),
+            prediction: on.prediction.shape(),
+            has_curvature: on.curvature.is_some(),
+            counts_samples: counts_samples(b, b.val(layer.activation)),
+        };
+        Survey { site, head: cost }
+    }
+
+    /// Every estimator, with what κ and its gradient would cost.
+    pub fn offers(&self, layer: &Layer, request: &Request) -> Vec<Offer> {
+        let exact = |gauss_newton: bool| match self.site.route(layer, request.measure, gauss_newton) {
+            Ok(route) => (Some(self.exactly(layer, &route)), route.describe()),
+            Err(refusal) => (None, refusal.reason),
+        };
+        let offer = |estimator: Estimator| {
+            let (cost, note) = match estimator {
+                Estimator::Exact => exact(false),
+                Estimator::GaussNewton => exact(true),
+                Estimator::Hutchinson => {
+                    let kind = self.probes(layer, request);
+                    (Some(self.estimated(layer, kind, request.samples)), format!("{} probes", kind.name()))
+                }
+            };
+            Offer { estimator, cost, note }
+        };
+        Estimator::ALL.into_iter().map(offer).collect()
+    }
+
+    fn exactly(&self, layer: &Layer, route: &Route) -> Cost {
+        price::exactly(layer, &self.site, &self.head, route)
+    }
+
+    fn estimated(&self, layer: &Layer, kind: Probes, samples: i64) -> Cost {
+        price::estimated(layer, &self.site, &self.head, kind, samples)
+    }
+
+    fn probes(&self, layer: &Layer, request: &Request) -> Probes {
+        let allowed = self.site.probes(layer);
+        request.probes.or(allowed.first().copied()).unwrap_or(Probes::Full)
+    }
+
+    /// The way asked for, or the exact one where it is predicted to cost at most [`EXACT_LIMIT`] plain steps.
+    ///
+    /// # Errors
+    /// [`Error::NotExact`] and [`Error::ProbesNotAllowed`] where what is asked for cannot be had.
+    pub fn choose(&self, layer: &Layer, request: &Request) -> Result<Chosen> {
+        match request.estimator {
+            Some(Estimator::Hutchinson) => self.estimate(layer, request, None),
+            Some(Estimator::GaussNewton) => {
+                let route = self.route(layer, request.measure, true)?;
+                let why = match &self.site.head {
+                    head if head.flat => format!("{}; exact, the head does not bend", route.describe()),
+                    head => {
+                        let at = head.class.decided_by().unwrap_or("the loss");
+                        format!("{}; drops Σ ∂ℓ/∂f · ∇²f, not 0 at {at}", route.describe())
+                    }
+                };
+                Ok(Chosen { estimator: Estimator::GaussNewton, way: Way::Exactly(route), why })
+            }
+            Some(Estimator::Exact) => Ok(exactly(self.route(layer, request.measure, false)?)),
+            None => self.weigh(layer, request),
+        }
+    }
+
+    fn weigh(&self, layer: &Layer, request: &Request) -> Result<Chosen> {
+        let route = match self.site.route(layer, request.measure, false) {
+            Ok(route) => route,
+            Err(refusal) => return self.estimate(layer, request, Some(refusal.reason)),
+        };
+        let Some(plain) = request.plain else { return Ok(exactly(route)) };
+        let exact = self.exactly(layer, &route);
+        let predicted = 1.0 + exact.time() / plain.time();
+        let estimate = self.estimated(layer, self.probes(layer, request), request.samples);
+        let saved = (exact.time() - estimate.time()) / plain.time();
+        if predicted <= EXACT_LIMIT || saved < WORTH_NOISE {
+            return Ok(exactly(route));
+        }
+        let why = format!("exact is predicted to cost {predicted:.2} plain steps, above {EXACT_LIMIT:.2}");
+        self.estimate(layer, request, Some(why))
+    }
+
+    fn route(&self, layer: &Layer, measure: Measure, gauss_newton: bool) -> Result<Route> {
+        self.site.route(layer, measure, gauss_newton).map_err(|refusal| Error::NotExact {
+            layer: layer.name.clone(),
+            class: self.site.head.class.name(),
+            reason: refusal.reason,
+        })
+    }
+
+    fn estimate(&self, layer: &Layer, request: &Request, why: Option<String>) -> Result<Chosen> {
+        let kind = self.probes(layer, request);
+        let allowed = self.site.probes(layer);
+        if !allowed.contains(&kind) {
+            return Err(Error::ProbesNotAllowed {
+                layer: layer.name.clone(),
+                probes: kind.name(),
+                allowed: allowed.iter().map(|k| k.name()).collect(),
+            });
+        }
+        let why = why.unwrap_or_else(|| format!("asked for; {} probes", kind.name()));
+        Ok(Chosen { estimator: Estimator::Hutchinson, way: Way::Estimated(kind), why })
+    }
+}
+
+fn exactly(route: Route) -> Chosen {
+    let why = route.describe();
+    Chosen { estimator: Estimator::Exact, way: Way::Exactly(route), why }
+}
+
+/// What was found of a layer.
+pub struct Finding {
+    pub class: Class,
+    /// The node in which positions of one sample meet, if they do.
+    pub positions_meet: Option<String>,
+    pub offers: Vec<Offer>,
+    pub estimator: Estimator,
+    pub why: String,
+}
+
+/// What is found of each layer, by one linearisation of the whole graph in its `variables` (parameters) for all of
+/// them.
+pub fn survey<'g>(
+    b: &'g Builder,
+    layers: &[Layer],
+    on: Objective<'g>,
+    variables: &[Val<'g>],
+    request: &Request,
+) -> Vec<Result<Finding>> {
+    let tape = Tape::new(b);
+    let whole = linearise(&tape, &[on.loss, on.prediction], variables).ok();
+    let nodes = whole.as_ref().map(Linearised::tape_nodes).unwrap_or_default();
+    let above = b.read(|g| g.ancestors(&[on.loss.id()]));
+    let look = |layer: &Layer| -> Result<Finding> {
+        if !above.contains(&layer.output) {
+            return Err(Error::NotOnPath { layer: layer.name.clone(), output: on.prediction.name() });
+        }
+        let z = b.val(layer.output);
+        let variable = if in_weight(layer, z) { b.val(layer.weight) } else { z };
+        let found = match &whole {
+            Some(linear) if variables.iter().any(|v| v.id() == layer.weight) => {
+                let source = linear.place_of(variable.id());
+                Survey::of(layer, on, &Tapes { nodes: &nodes, linear }, source, variable)
+            }
+            // A node without derivative somewhere need not stand between this layer and the loss.
+            _ => {
+                let tape = Tape::new(b);
+                let linear = linearise(&tape, &[on.loss, on.prediction], &[variable])?;
+                let nodes = linear.tape_nodes();
+                let source = linear.place_of(variable.id());
+                Survey::of(layer, on, &Tapes { nodes: &nodes, linear: &linear }, source, variable)
+            }
+        };
+        let chosen = found.choose(layer, request)?;
+        Ok(Finding {
+            positions_meet: found.site.positions_meet(layer).map(str::to_string),
+            offers: found.offers(layer, request),
+            class: found.site.head.class,
+            estimator: chosen.estimator,
+            why: chosen.why,
+        })
+    };
+    layers.iter().map(look).collect()
+}

@@ -1,0 +1,168 @@
+//! κ of every kind of layer and head against its definition: full Hessians in float64, made by `fixtures/flatness`.
+
+mod common;
+
+use std::collections::{BTreeMap, HashMap};
+
+use common::fixture;
+use common::step::*;
+use fam_onnx::artifact::{Options, Plan, Target};
+use fam_onnx::flatness::{Estimator, Measure};
+use fam_onnx::ir::Model;
+use fam_onnx::loss::Loss;
+use fam_onnx::onnx;
+use fam_onnx::tensor::Tensors;
+use serde::Deserialize;
+
+const LOSS: f64 = 1e-6;
+const KAPPA: f64 = 1e-5;
+const GRADIENT: f64 = 1e-4;
+
+/// λ of the oracle.
+const LAMBDA: f64 = 0.1;
+
+const FIXTURE: &str = "flatness";
+
+#[derive(Deserialize)]
+struct Index {
+    cases: Vec<Case>,
+    /// Of each file: PyTorch's parameter to the initialiser and whether that is transposed.
+    initialisers: BTreeMap<String, BTreeMap<String, (String, bool)>>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    model: String,
+    loss: String,
+    layer: String,
+    parameter: String,
+    train: bool,
+}
+
+fn index() -> Index {
+    let text = std::fs::read_to_string(fixture(FIXTURE).join("cases.json")).expect("an index");
+    serde_json::from_str(&text).expect("an index of cases")
+}
+
+fn read(file: &str) -> Model {
+    onnx::read(&fixture(FIXTURE).join(format!("{file}.onnx"))).expect("a model")
+}
+
+/// A case with one exporter's file.
+struct Run<'a> {
+    case: &'a Case,
+    file: String,
+    names: &'a BTreeMap<String, (String, bool)>,
+    oracle: &'a Oracle,
+}
+
+impl Run<'_> {
+    fn key(&self, what: &str) -> String {
+        format!("{}/{}/{}/{what}", self.case.model, self.case.loss, self.case.layer)
+    }
+
+    fn label(&self) -> String {
+        format!("{} {} {}", self.file, self.case.loss, self.case.layer)
+    }
+
+    fn options(&self, estimator: Estimator) -> Options {
+        let layer = self.names[&self.case.parameter].0.as_str();
+        let target = match self.case.loss.as_str() {
+            "output" => Target::Output("logits".to_string()),
+            name => Target::Loss(Loss::from_name(name).expect("a loss").into()),
+        };
+        Options { target, estimator: Some(estimator), train_batch_norm: self.case.train, ..exact(&[(layer, LAMBDA)]) }
+    }
+
+    fn feeds(&self, plan: &Plan) -> Tensors {
+        let mut feeds = initial(plan);
+        feeds.insert("x".to_string(), self.oracle.tensor(&format!("{}/x", self.case.model)).clone());
+        if let Some(labels) = &plan.manifest.labels {
+            let key = format!("{}/{}/labels", self.case.model, self.case.loss);
+            feeds.insert(labels.clone(), self.oracle.tensor(&key).clone());
+        }
+        feeds
+    }
+
+    fn step(&self, options: &Options) -> (Plan, Tensors) {
+        let plan = plan(&read(&self.file), options);
+        let outputs = run(&mut session(&self.file, graph(&plan, "gradient.onnx")), &self.feeds(&plan));
+        (plan, outputs)
+    }
+
+    /// The oracle's gradients by the names and in the layouts of the file.
+    fn gradients(&self) -> BTreeMap<String, Vec<f64>> {
+        let mut expected: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        for (name, gradient) in self.oracle.below(&self.key("grad")) {
+            let (initialiser, transposed) = &self.names[&name];
+            let shape = self.oracle.tensor(&self.key(&format!("grad/{name}"))).shape().to_vec();
+            let gradient = if *transposed { transpose(&gradient, &shape) } else { gradient };
+            let sum = expected.entry(initialiser.clone()).or_insert_with(|| vec![0.0; gradient.len()]);
+            sum.iter_mut().zip(gradient).for_each(|(a, b)| *a += b);
+        }
+        expected
+    }
+
+    fn faults(&self) -> Vec<String> {
+        let (plan, outputs) = self.step(&self.options(Estimator::Exact));
+        let names = &plan.manifest.graphs.gradient;
+        let loss = self.oracle.scalar(&format!("{}/{}/loss", self.case.model, self.case.loss));
+        let mut faults: Vec<String> = differs("loss", scalar(&outputs, &names.loss), loss, LOSS).into_iter().collect();
+        let kappa = self.oracle.scalar(&self.key("kappa"));
+        faults.extend(differs("κ", scalar(&outputs, &names.kappa[0]), kappa, KAPPA));
+        let found: HashMap<String, Vec<f64>> =
+            names.gradients.iter().map(|(p, output)| (p.clone(), values(&outputs[output]))).collect();
+        faults.extend(gradients_differ(&found, &self.gradients(), GRADIENT));
+        let hat = Options { measure: Measure::Layerwise, ..self.options(Estimator::Exact) };
+        let (plan, outputs) = self.step(&hat);
+        let found = scalar(&outputs, &plan.manifest.graphs.gradient.kappa[0]);
+        faults.extend(differs("κ̂", found, self.oracle.scalar(&self.key("kappa_hat")), KAPPA));
+        if self.oracle.has(&self.key("gauss_newton")) {
+            let (plan, outputs) = self.step(&self.options(Estimator::GaussNewton));
+            let found = scalar(&outputs, &plan.manifest.graphs.gradient.kappa[0]);
+            faults.extend(differs("Gauss–Newton", found, self.oracle.scalar(&self.key("gauss_newton")), KAPPA));
+        }
+        let why = &plan.report.layers[0].why;
+        let class = plan.report.layers[0].class;
+        faults.into_iter().map(|f| format!("{}: {f} ({class}, {why})", self.label())).collect()
+    }
+}
+
+fn transpose(values: &[f64], shape: &[usize]) -> Vec<f64> {
+    let (rows, columns) = (shape[0], shape[1]);
+    (0..rows * columns).map(|k| values[k % rows * columns + k / rows]).collect()
+}
+
+fn runs<'a>(index: &'a Index, oracle: &'a Oracle) -> Vec<Run<'a>> {
+    let files = |case: &'a Case| ["", "-dynamo"].map(|exporter| (case, format!("{}{exporter}", case.model)));
+    index
+        .cases
+        .iter()
+        .flat_map(files)
+        .filter(|(_, file)| index.initialisers.contains_key(file))
+        .map(|(case, file)| Run { case, names: &index.initialisers[&file], file, oracle })
+        .collect()
+}
+
+#[test]
+fn every_layer_and_head_keeps_to_the_definition() {
+    let (index, oracle) = (index(), Oracle::read(FIXTURE, "oracle.npz"));
+    let runs = runs(&index, &oracle);
+    let faults: Vec<String> = runs.iter().flat_map(Run::faults).collect();
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+    assert!(runs.len() >= 60, "{} cases", runs.len());
+}
+
+/// Every head class and every way to κ occurs.
+#[test]
+fn heads_and_ways() {
+    let (index, oracle) = (index(), Oracle::read(FIXTURE, "oracle.npz"));
+    let mut text = String::new();
+    for run in runs(&index, &oracle).iter().filter(|run| run.file == run.case.model) {
+        let plan = plan(&read(&run.file), &run.options(Estimator::Exact));
+        let layer = &plan.report.layers[0];
+        let at = layer.decided_by.as_deref().unwrap_or("-");
+        text += &format!("{} | {} | {at} | {}\n", run.label(), layer.class, layer.why);
+    }
+    expect_test::expect_file!["golden/heads.txt"].assert_eq(&text);
+}
