@@ -383,6 +383,25 @@ impl Builder {
         Some(ids.into_iter().map(|id| self.val(id)).collect())
     }
 
+    /// Output `k` of the node that computes `val`, which it may not have had so far.
+    pub fn grow<'g>(&'g self, val: Val<'g>, k: usize, fact: Fact) -> Val<'g> {
+        let mut s = self.state.borrow_mut();
+        let Some(producer) = s.graph.value(val.id()).producer else { return val };
+        let node = s.graph.node(producer);
+        if let Some(&Some(there)) = node.outputs.get(k) {
+            drop(s);
+            return self.val(there);
+        }
+        let name = format!("{}:{k}", node.name);
+        let name = s.fresh(&name);
+        let id = s.add_value(name, fact, None, Some(producer));
+        let outputs = &mut s.graph.nodes[producer.0 as usize].outputs;
+        outputs.resize(outputs.len().max(k + 1), None);
+        outputs[k] = Some(id);
+        drop(s);
+        self.val(id)
+    }
+
     /// Adds a node as it stands, without rewriting: for import. Output names are taken literally.
     pub fn import<'g>(
         &'g self,

@@ -1,6 +1,7 @@
 //! Composites in terms of core operators, before differentiation.
 
 pub mod along;
+pub mod attention;
 pub mod deform_conv;
 pub mod einsum;
 pub mod grid_sample;

@@ -1,9 +1,19 @@
 //! Running sums.
 
-use super::{Array, Case, Cx, EvalCx, Fault, Op, Tangent};
+use super::{Array, Case, Cx, EvalCx, FactCx, Fault, Op, Tangent};
 use crate::ad::Tan;
 use crate::ir::Fact;
 use ndarray::Axis;
+
+/// The shape of the tensor, whose axis is input 1.
+pub(super) fn facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
+    c.input(1)?;
+    let x = c.input(0)?;
+    if let (Some(rank), Some(&[axis])) = (x.rank(), c.fixed_ints(1).as_deref()) {
+        c.axis(axis, rank)?;
+    }
+    Ok(vec![Fact { ints: None, ..x.clone() }])
+}
 
 /// y = running sums of x    dy = running sums of dx
 fn cumsum<'g>(c: &Cx<'g>) -> Tan<'g> {
@@ -38,14 +48,7 @@ fn eval(c: &EvalCx) -> Result<Vec<Array>, Fault> {
 
 pub static CUM_SUM: Op = Op {
     name: "CumSum",
-    facts: |c| {
-        c.input(1)?;
-        let x = c.input(0)?;
-        if let (Some(rank), Some(&[axis])) = (x.rank(), c.fixed_ints(1).as_deref()) {
-            c.axis(axis, rank)?;
-        }
-        Ok(vec![Fact { ints: None, ..x.clone() }])
-    },
+    facts,
     tangent: Tangent::Rule(cumsum),
     eval,
     cases: || {

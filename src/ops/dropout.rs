@@ -28,10 +28,8 @@ fn dropout<'g>(c: &Cx<'g>) -> Tan<'g> {
     if !trains {
         return c.dx(0);
     }
-    if !c.has_out(1) {
-        return c.blocked("it trains, and does not give its mask as second output");
-    }
-    c.dx(0).mask(c.out(1)) * scale(c)
+    let mask = if c.has_out(1) { c.out(1) } else { c.b.grow(c.out(0), 1, Fact { dtype: DType::Bool, ..c.out(0).fact() }) };
+    c.dx(0).mask(mask) * scale(c)
 }
 
 /// A mask that is a fixed function of the position: the same on each evaluation.
@@ -63,6 +61,7 @@ pub static DROPOUT: Op = Op {
             Case::new().real(&[2, 3]).const_real(0.25).bools(&[], &[false]).outputs(2),
             Case::new().real(&[3, 4]).const_real(0.25).bools(&[], &[true]).outputs(2),
             Case::new().real(&[3, 4]).absent().bools(&[], &[true]).outputs(2),
+            Case::new().real(&[3, 4]).absent().bools(&[], &[true]),
         ]
     },
 };

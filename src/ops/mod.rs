@@ -73,6 +73,7 @@ ops! {
     activation { CELU ELU GELU HARD_SWISH MISH SELU SOFTPLUS SOFTSIGN SWISH }
     affine_grid { AFFINE_GRID }
     arithmetic { ADD SUB MUL DIV NEG }
+    attention { ATTENTION }
     average_pool { AVERAGE_POOL }
     batch_normalization { BATCH_NORMALIZATION }
     branch { IF }
@@ -83,8 +84,10 @@ ops! {
     constant { CONSTANT CONSTANT_OF_SHAPE EYE_LIKE RANGE }
     conv { CONV }
     conv_transpose { CONV_TRANSPOSE }
+    cumprod { CUM_PROD }
     cumsum { CUM_SUM }
     deform_conv { DEFORM_CONV }
+    det { DET }
     dropout { DROPOUT }
     einsum { EINSUM }
     expand { EXPAND TILE }
@@ -114,12 +117,14 @@ ops! {
     reshape { RESHAPE FLATTEN SQUEEZE UNSQUEEZE }
     resize { RESIZE }
     roi_align { ROI_ALIGN }
+    rotary_embedding { ROTARY_EMBEDDING }
     rounding { CEIL FLOOR IS_INF IS_NAN ROUND SIGN }
     scatter { SCATTER_ELEMENTS SCATTER_ND }
     select { WHERE }
     shape { SHAPE SIZE }
     slice { SLICE }
     softmax { SOFTMAX LOG_SOFTMAX HARDMAX }
+    tensor_scatter { TENSOR_SCATTER }
     top_k { TOP_K ARG_MAX ARG_MIN }
     transpose { TRANSPOSE DEPTH_TO_SPACE SPACE_TO_DEPTH }
     trigonometric { ACOS ACOSH ASIN ASINH ATAN ATANH COS COSH SIN SINH TAN TANH }

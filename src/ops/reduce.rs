@@ -176,17 +176,38 @@ fn sum_square<'g>(c: &Cx<'g>) -> Tan<'g> {
 
 /// y = Π x            dy = Σᵢ dxᵢ Πⱼ xⱼ, j ≠ i: without a division, so that zeros are no exception
 fn prod<'g>(c: &Cx<'g>) -> Tan<'g> {
-    let Some(axes) = Reduction::of(c).axes else {
-        return c.blocked("the axes of the product are only known at run time");
-    };
+    let r = Reduction::of(c);
+    let Some(axes) = &r.axes else { return over_any_axes(&r) };
     let (mut x, mut t) = (c.x(0), c.dx(0));
-    for axis in axes {
+    for &axis in axes {
         (x, t) = match x.dim(axis).fixed() {
             Some(_) => halved(c, x, t, axis),
             None => without_each(c, x, t, axis),
         };
     }
     t.reshape(&c.out(0).shape())
+}
+
+/// The same where the axes are only known at run time: the product of the others by division, zeros counted.
+fn over_any_axes<'g>(r: &Reduction<'_, 'g>) -> Tan<'g> {
+    let (c, x) = (r.c, r.c.x(0));
+    let zeros = x.equal(x.like(0.0));
+    let whole = |op: &str, v: Val<'g>| {
+        c.b.op(op, &[v, c.x(1)], c.attrs().clone().with("keepdims", 1)).expand(&x.shape())
+    };
+    let nonzero = whole("ReduceProd", zeros.select(x.like(1.0), x));
+    let count = whole("ReduceSum", zeros.cast(x.dtype()));
+    r.sum(c.dx(0) * product_of_others(x, nonzero, count))
+}
+
+/// For each factor of a product that of the others, where `nonzero` is the product of the factors that are not 0 and
+/// `zeros` is the number of those that are.
+pub(super) fn product_of_others<'g>(own: Val<'g>, nonzero: Val<'g>, zeros: Val<'g>) -> Val<'g> {
+    let none = own.like(0.0);
+    let is_zero = own.equal(none);
+    let beside_zero = zeros.equal(zeros.like(1.0)).select(nonzero, none);
+    let beside_others = zeros.equal(none).select(nonzero / is_zero.select(own.like(1.0), own), none);
+    is_zero.select(beside_zero, beside_others)
 }
 
 /// The product along an axis and its tangent, both halves multiplied until one element is left.
@@ -303,7 +324,7 @@ reduction! {
     REDUCE_MEAN "ReduceMean" mean with_run_time_axes |shape| Case::new().real(shape);
     REDUCE_MAX "ReduceMax" extreme with_run_time_axes |shape| Case::new().distinct(shape);
     REDUCE_MIN "ReduceMin" extreme with_run_time_axes |shape| Case::new().distinct(shape);
-    REDUCE_PROD "ReduceProd" prod cases |shape| Case::new().real(shape);
+    REDUCE_PROD "ReduceProd" prod with_run_time_axes |shape| Case::new().real(shape);
     REDUCE_L1 "ReduceL1" l1 with_run_time_axes |shape| Case::new().distinct(shape);
     REDUCE_L2 "ReduceL2" l2 with_run_time_axes |shape| Case::new().within(shape, -1.5, -0.4);
     REDUCE_LOG_SUM "ReduceLogSum" log_sum with_run_time_axes |shape| Case::new().within(shape, 0.5, 1.5);

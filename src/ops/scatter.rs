@@ -53,7 +53,7 @@ impl<'a, 'g> Places<'a, 'g> {
 
 /// y = x with updates u put at places            dy = dx elsewhere + du there
 /// y = x with u added                            dy = dx + du there
-/// y = x multiplied by u                         dy = dx ⊙ Πu; products of updates among themselves have no rule
+/// y = x multiplied by u                         dy = dx ⊙ Πu + x ⊙ Σ du Π(other u there)
 /// y = max or min of x and u                     dy = dx + du of those that are y, in equal shares
 fn scatter<'g>(c: &Cx<'g>) -> Tan<'g> {
     let places = Places::of(c);
@@ -61,10 +61,18 @@ fn scatter<'g>(c: &Cx<'g>) -> Tan<'g> {
     let full = |like: Val<'g>, dtype: DType, v: f64| c.b.scalar(dtype, v).expand(&like.shape());
     match c.attrs().str("reduction") {
         Some("add") => dx + places.put_tangent(du),
-        Some("mul") if !du.is_zero() => {
-            c.blocked("with reduction mul, updates that meet at one place multiply one another")
+        Some("mul") => {
+            let ones = full(x, x.dtype(), 1.0);
+            if du.is_zero() {
+                return dx * places.put(ones, u, "mul");
+            }
+            let zeros = u.equal(u.like(0.0));
+            let count = places.put(full(x, x.dtype(), 0.0), zeros.cast(x.dtype()), "add");
+            let nonzero = places.put(ones, zeros.select(u.like(1.0), u), "mul");
+            let all = count.equal(count.like(0.0)).select(nonzero, count.like(0.0));
+            let others = super::reduce::product_of_others(u, places.take(nonzero), places.take(count));
+            dx * all + places.put_tangent(du * others) * x
         }
-        Some("mul") => dx * places.put(full(x, x.dtype(), 1.0), u, "mul"),
         Some("max" | "min") => {
             let y = c.out(0);
             let (kept, won) = (x.equal(y), u.equal(places.take(y)));
@@ -127,6 +135,7 @@ pub static SCATTER_ELEMENTS: Op = Op {
             equal().attr("reduction", "max"),
             equal().attr("reduction", "min"),
             Case::new().real(&[3]).ints(&[2], &[1, 1]).data(halves(&[2])).attr("reduction", "mul"),
+            equal().attr("reduction", "mul"),
             Case::new().real(&[3]).ints(&[0], &[]).real(&[0]).attr("reduction", "add"),
         ]
     },
@@ -164,6 +173,7 @@ pub static SCATTER_ND: Op = Op {
             equal().attr("reduction", "add"),
             equal().attr("reduction", "max"),
             equal().attr("reduction", "min"),
+            equal().attr("reduction", "mul"),
             Case::new().real(&[3]).ints(&[2, 1], &[1, 1]).data(halves(&[2])).attr("reduction", "mul"),
             Case::new().real(&[3]).ints(&[2, 2, 1], &[0, 1, 1, -1]).real(&[2, 2]).attr("reduction", "add"),
         ]
