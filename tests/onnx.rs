@@ -488,7 +488,7 @@ fn opsets_outside_of_the_range() {
     fails(
         &made,
         expect![
-            "model: the model uses opset 6, this program reads 7 to 25; export it again with an opset between, or convert it with onnx.version_converter"
+            "model: the model uses opset 6, this program reads 7 to 26; export it again with an opset between, or convert it with onnx.version_converter"
         ],
     );
     made.opset_import.clear();

@@ -105,30 +105,43 @@ impl<'g> Walk<'g> {
             Some(Tangent::Select(_)) | None => return self.block(node, "there is no rule for this operator"),
             Some(kind) => kind,
         };
-        let outputs: Vec<(usize, Val<'g>)> = node
-            .outputs
-            .iter()
-            .enumerate()
-            .filter_map(|(k, out)| Some((k, b.val((*out)?))))
-            .filter(|(_, out)| out.dtype().is_float() && !self.variables.contains(&out.id()))
-            .collect();
+        let rounded = self.stands_for_rounded(node, kind);
         tape.set_scope(&node.name);
         b.scope(&format!("{}.linear", node.name));
         let mut together: Option<Vec<Tan<'g>>> = None;
-        for (k, out) in outputs {
+        for (k, out) in self.carrying(node, rounded) {
             let cx = Cx::new(b, tape, node.clone(), dx.clone(), k);
+            let before = tape.len();
             let t = match kind {
-                Tangent::Rule(rule) => rule(&cx),
+                Tangent::Rule(rule) | Tangent::StraightThrough(rule) => rule(&cx),
                 Tangent::Joint(rule) => {
                     together.get_or_insert_with(|| rule(&cx)).get(k).copied().unwrap_or(tape.zero())
                 }
                 Tangent::Lower(lower) => cx.through(&lower(&cx)),
                 _ => tape.zero(),
             };
+            if rounded && (before..tape.len()).any(|id| tape.node(id).by_integer()) {
+                return self.block(node, "it multiplies integers that stand for rounded numbers");
+            }
             if !t.is_zero() {
                 self.tangents.insert(out.id(), t.expand(&out.shape()));
             }
         }
+    }
+
+    /// Whether a node's integers stand for rounded numbers: it rounds, or what it reads does and carries a tangent.
+    fn stands_for_rounded(&self, node: &Node, kind: Tangent) -> bool {
+        let b = self.tape.builder;
+        let carries = |id: &ValueId| self.tangents.get(id).is_some_and(|t| !t.is_zero());
+        let integer = |id: &ValueId| !b.val(*id).dtype().is_float() && carries(id);
+        matches!(kind, Tangent::StraightThrough(_)) || node.inputs.iter().flatten().any(integer)
+    }
+
+    /// The outputs that have a tangent, with their places.
+    fn carrying(&self, node: &Node, rounded: bool) -> Vec<(usize, Val<'g>)> {
+        let outputs = node.outputs.iter().enumerate().filter_map(|(k, out)| Some((k, self.tape.builder.val((*out)?))));
+        let carries = |v: &Val| (v.dtype().is_float() || rounded) && !self.variables.contains(&v.id());
+        outputs.filter(|(_, out)| carries(out)).collect()
     }
 
     fn block(&self, node: &Node, reason: &str) {

@@ -25,6 +25,13 @@ pub struct TanNode<'g> {
     pub scope: String,
 }
 
+impl TanNode<'_> {
+    /// Whether it multiplies with integers.
+    pub(super) fn by_integer(&self) -> bool {
+        matches!(&self.kind, Kind::Apply(map, _) if map.factor().is_some_and(|v| !v.dtype().is_float()))
+    }
+}
+
 #[derive(Clone)]
 pub enum Kind<'g> {
     /// The tangent of the `k`-th value differentiated with respect to.
@@ -314,6 +321,11 @@ impl<'g> Tan<'g> {
         }
         let from = self.dtype();
         self.apply(|_| Linear::Cast { from, to })
+    }
+
+    /// The discrete Fourier transform along an axis of pairs in the last one, or its inverse.
+    pub fn dft(self, axis: i64, inverse: bool) -> Tan<'g> {
+        self.apply(|_| Linear::Dft { axis: axis as usize, inverse })
     }
 
     /// Running sums along an axis, with ONNX's `exclusive` and `reverse`.

@@ -237,6 +237,7 @@ fn operators(graph: &Graph) -> Vec<(String, usize, String)> {
 fn derivative(operator: &str) -> String {
     match ops::lookup(operator).map(|op| &op.tangent) {
         Some(Tangent::Rule(_) | Tangent::Joint(_)) => "rule".to_string(),
+        Some(Tangent::StraightThrough(_)) => "rule, rounding passed straight through".to_string(),
         Some(Tangent::Lower(_) | Tangent::Select(_)) => "by lowering".to_string(),
         Some(Tangent::Zero) => "zero".to_string(),
         Some(Tangent::Blocked(reason)) => format!("none: {reason}"),

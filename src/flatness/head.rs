@@ -316,6 +316,8 @@ fn follow_axis(map: &Linear<'_>, axis: usize, from: &[Dim], to: &[Dim], size: &D
         Linear::CumSum { axis: at, .. }
         | Linear::GatherElements { axis: at, .. }
         | Linear::ScatterElements { axis: at, .. } => (axis != *at).then_some(axis),
+        // The parts of a complex number meet too.
+        Linear::Dft { axis: at, .. } => (axis != *at && axis + 1 != from.len()).then_some(axis),
         Linear::SumAt { .. }
         | Linear::GatherNd { .. }
         | Linear::ScatterNd { .. }

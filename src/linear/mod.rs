@@ -5,6 +5,7 @@
 
 mod bilinear;
 mod convolution;
+mod fourier;
 mod index;
 mod pooling;
 mod product;
@@ -105,6 +106,12 @@ pub enum Linear<'g> {
         exclusive: bool,
         reverse: bool,
     },
+    /// The discrete Fourier transform of pairs in the last axis, `Σ t e^{−2πikn/N}`, or its inverse; transposed: the
+    /// other one, `N` times the inverse or the forward one divided by `N`
+    Dft {
+        axis: usize,
+        inverse: bool,
+    },
 }
 
 /// A cotangent whose expansion is delayed: `value` broadcasts to `shape`.
@@ -143,6 +150,16 @@ impl<'g> Cotangent<'g> {
 }
 
 impl<'g> Linear<'g> {
+    /// What a tangent is multiplied with.
+    pub(crate) fn factor(&self) -> Option<Val<'g>> {
+        match self {
+            Linear::Scale(v) | Linear::Quotient(v) | Linear::MatMulRight(v) | Linear::MatMulLeft(v) => Some(*v),
+            Linear::Conv { w: v, .. } | Linear::ConvTranspose { w: v, .. } => Some(*v),
+            Linear::ConvFilter { x: v, .. } | Linear::ConvTransposeFilter { x: v, .. } => Some(*v),
+            _ => None,
+        }
+    }
+
     /// Shape and type of the image of a tangent.
     pub fn image(&self, t: &[Dim], dtype: DType) -> (Vec<Dim>, DType) {
         let grown = |v: Val| v.builder().broadcast(t, &v.shape()).unwrap_or_else(|| t.to_vec());
@@ -174,7 +191,7 @@ impl<'g> Linear<'g> {
             Linear::ConvTransposeFilter { x, g } => g.image_shape(&x.shape(), t),
             Linear::AveragePool(pool) => pool.shape(t),
             Linear::Cast { to, .. } => return (t.to_vec(), *to),
-            Linear::CumSum { .. } => t.to_vec(),
+            Linear::CumSum { .. } | Linear::Dft { .. } => t.to_vec(),
         };
         (shape, dtype)
     }
@@ -214,6 +231,7 @@ impl<'g> Linear<'g> {
             Linear::AveragePool(pool) => convolution::over_lead(t, lead, |t| pool.emit(t)),
             Linear::Cast { to: dtype, .. } => t.cast(*dtype),
             Linear::CumSum { axis, exclusive, reverse } => index::cumsum(t, axis + skip, *exclusive, *reverse),
+            Linear::Dft { axis, inverse } => fourier::dft(t, axis + skip, *inverse),
         }
     }
 
@@ -285,6 +303,9 @@ impl<'g> Linear<'g> {
             Linear::Cast { from: dtype, .. } => ct.map(|c| c.cast(*dtype)),
             Linear::CumSum { axis, exclusive, reverse } => {
                 Cotangent::new(index::cumsum(ct.materialise(), axis + skip, *exclusive, !*reverse))
+            }
+            Linear::Dft { axis, inverse } => {
+                Cotangent::new(fourier::dft_transposed(ct.materialise(), axis + skip, *inverse))
             }
         }
     }

@@ -194,7 +194,7 @@ pub fn rotary_embedding<'g>(c: &Cx<'g>) -> Vec<Val<'g>> {
     // Heads behind the positions, or before them: where the input has them.
     let flat = x.rank() == 3;
     let lead = if flat { [batch, length, heads] } else { [batch, heads, length] };
-    let each = x.cast(work).reshape(&[&lead[..], &[size.clone()]].concat());
+    let each = x.cast(work).reshape(&[&lead[..], std::slice::from_ref(&size)].concat());
     let turned = c.int("rotary_embedding_dim", 0);
     let (turning, rest) = match turned {
         0 => (each, None),

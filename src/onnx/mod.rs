@@ -1,6 +1,6 @@
 //! ONNX files: bytes ↔ [`Model`](crate::ir::Model). The only room that knows protobuf.
 //!
-//! [`read`] accepts any opset from 7 to 25 and gives one internal form, the newest of each operator (`normalise`);
+//! [`read`] accepts any opset from 7 to 26 and gives one internal form, the newest of each operator (`normalise`);
 //! local functions are inlined, ONNX Runtime's fused operators written out (`fused`),
 //! and `Constant` nodes become initialisers. [`write`](fn@write) picks the lowest opset
 //! that can say what the graph says (`since`). [`text`](fn@text) prints ONNX's textual syntax.
@@ -39,4 +39,4 @@ pub use weights::{save, with_weights, without_weights};
 pub use write::{External, opset, to_bytes, write, write_with};
 
 /// The opsets that [`read`] accepts.
-pub const OPSETS: std::ops::RangeInclusive<i64> = 7..=25;
+pub const OPSETS: std::ops::RangeInclusive<i64> = 7..=26;

@@ -94,6 +94,19 @@ fn form(g: &Graph, inputs: &HashSet<ValueId>, n: &Node) -> i64 {
             let symmetric = n.attrs.str("coordinate_transformation_mode") == Some("half_pixel_symmetric");
             any(&[(newer, 18), (symmetric, 19)])
         }
+        "Attention" => any(&[(n.input(6).is_some(), 24), (has("left_window_size") || has("right_window_size"), 25)]),
+        "QuantizeLinear" => {
+            let wide = n.input(2).is_some_and(|id| matches!(g.value(id).fact.dtype, DType::I16 | DType::U16));
+            any(&[
+                (has("saturate"), 19),
+                (has("block_size") || has("output_dtype") || wide, 21),
+                (has("precision"), 23),
+            ])
+        }
+        "DequantizeLinear" => {
+            let half = n.input(1).is_some_and(|id| matches!(g.value(id).fact.dtype, DType::F16 | DType::BF16));
+            any(&[(half, 19), (has("block_size"), 21), (has("output_dtype"), 23)])
+        }
         "ReduceSum" => LOWEST,
         op if op.starts_with("Reduce") => any(&[(!known(1) || has("noop_with_empty_axes"), 18)]),
         "DFT" => any(&[(!known(2), 20)]),

@@ -130,6 +130,9 @@ impl<'g> Cx<'g> {
     /// itself stays: of `values` only what derivatives need is computed.
     pub fn through(&self, values: &[Val<'g>]) -> Tan<'g> {
         let Some(&value) = values.get(self.output) else { return self.zero() };
+        if let Some(out) = self.node.output(self.output) {
+            self.b.refine_fact(value, &Fact { ints: None, ..self.b.val(out).fact() });
+        }
         let inputs = self.node.inputs.iter().zip(&self.tangents);
         let known = inputs.filter_map(|(id, &t)| Some(((*id)?, t))).collect();
         tangent_of(self.tape, value, known)

@@ -34,9 +34,7 @@ fn dropout<'g>(c: &Cx<'g>) -> Tan<'g> {
 
 /// A mask that is a fixed function of the position: the same on each evaluation.
 fn kept(at: usize, ratio: f64) -> bool {
-    let bits = (at as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let uniform = ((bits ^ (bits >> 29)) >> 11) as f64 / (1u64 << 53) as f64;
-    uniform >= ratio
+    super::random::uniform(at) >= ratio
 }
 
 fn eval(c: &EvalCx) -> Result<Vec<Array>, Fault> {

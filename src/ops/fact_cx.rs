@@ -1,6 +1,7 @@
 //! What an operator's `facts` sees: facts of the inputs, constants, attributes.
 
 use crate::ir::{Attrs, DType, Dim, Fact, Graph, Tensor, ValueId, broadcast_named};
+use std::borrow::Cow;
 use thiserror::Error;
 
 /// More axes than this no runtime takes.
@@ -26,7 +27,7 @@ pub enum Fault {
 pub struct FactCx<'a> {
     graph: &'a Graph,
     pub op: &'a str,
-    inputs: &'a [Option<ValueId>],
+    inputs: Cow<'a, [Option<ValueId>]>,
     pub attrs: &'a Attrs,
     /// How many outputs the node has.
     pub outputs: usize,
@@ -42,7 +43,13 @@ impl<'a> FactCx<'a> {
         outputs: usize,
         label: &'a str,
     ) -> FactCx<'a> {
-        FactCx { graph, op, inputs, attrs, outputs, label }
+        FactCx { graph, op, inputs: Cow::Borrowed(inputs), attrs, outputs, label }
+    }
+
+    /// The same node with some of its inputs, as another operator sees them.
+    pub fn of_inputs(&self, op: &'a str, at: &[usize]) -> FactCx<'a> {
+        let chosen: Vec<Option<ValueId>> = at.iter().map(|&i| self.inputs.get(i).copied().flatten()).collect();
+        FactCx { op, inputs: Cow::Owned(chosen), graph: self.graph, attrs: self.attrs, outputs: 1, label: self.label }
     }
 
     pub fn arity(&self) -> usize {

@@ -30,6 +30,9 @@ pub enum Tangent {
     Rule(for<'g> fn(&Cx<'g>) -> Tan<'g>),
     /// The tangents of all outputs, which one map computes together.
     Joint(for<'g> fn(&Cx<'g>) -> Vec<Tan<'g>>),
+    /// A rule also for outputs that are integers: they stand for real numbers that were rounded, whose tangent is passed
+    /// straight through.
+    StraightThrough(for<'g> fn(&Cx<'g>) -> Tan<'g>),
     /// The operator in terms of others, one value an output.
     Lower(for<'g> fn(&Cx<'g>) -> Vec<Val<'g>>),
     /// Constant almost everywhere, or not a function of real numbers.
@@ -76,8 +79,11 @@ ops! {
     attention { ATTENTION }
     average_pool { AVERAGE_POOL }
     batch_normalization { BATCH_NORMALIZATION }
+    bit_cast { BIT_CAST }
     branch { IF }
     cast { CAST CAST_LIKE IDENTITY }
+    center_crop_pad { CENTER_CROP_PAD }
+    col2im { COL2IM }
     comparison { EQUAL GREATER GREATER_OR_EQUAL LESS LESS_OR_EQUAL }
     compress { COMPRESS NON_ZERO }
     concat { CONCAT SPLIT }
@@ -88,6 +94,7 @@ ops! {
     cumsum { CUM_SUM }
     deform_conv { DEFORM_CONV }
     det { DET }
+    dft { DFT STFT }
     dropout { DROPOUT }
     einsum { EINSUM }
     expand { EXPAND TILE }
@@ -96,11 +103,16 @@ ops! {
     global_pool { GLOBAL_AVERAGE_POOL GLOBAL_MAX_POOL GLOBAL_LP_POOL }
     label_loss { SOFTMAX_CROSS_ENTROPY_LOSS NEGATIVE_LOG_LIKELIHOOD_LOSS }
     grid_sample { GRID_SAMPLE }
+    image_decoder { IMAGE_DECODER }
     layer_normalization { LAYER_NORMALIZATION }
     logic { AND BITWISE_AND BITWISE_NOT BITWISE_OR BITWISE_XOR BIT_SHIFT NOT OR XOR }
     lp_pool { LP_POOL }
     matmul { GEMM MATMUL }
     max_pool { MAX_POOL }
+    max_roi_pool { MAX_ROI_POOL }
+    max_unpool { MAX_UNPOOL }
+    mel_weight_matrix { MEL_WEIGHT_MATRIX }
+    non_max_suppression { NON_MAX_SUPPRESSION }
     normalization {
         INSTANCE_NORMALIZATION GROUP_NORMALIZATION RMS_NORMALIZATION LP_NORMALIZATION MEAN_VARIANCE_NORMALIZATION LRN
     }
@@ -108,6 +120,11 @@ ops! {
     pad { PAD }
     piecewise { ABS CLIP HARD_SIGMOID LEAKY_RELU PRELU RELU SHRINK THRESHOLDED_RELU }
     power { MOD POW }
+    quantize { QUANTIZE_LINEAR DEQUANTIZE_LINEAR DYNAMIC_QUANTIZE_LINEAR }
+    quantized_product { CONV_INTEGER MATMUL_INTEGER Q_LINEAR_CONV Q_LINEAR_MATMUL }
+    random {
+        BERNOULLI MULTINOMIAL RANDOM_NORMAL RANDOM_NORMAL_LIKE RANDOM_UNIFORM RANDOM_UNIFORM_LIKE
+    }
     recurrent { LSTM GRU RNN }
     reduce {
         REDUCE_SUM REDUCE_MEAN REDUCE_MAX REDUCE_MIN REDUCE_PROD REDUCE_L1 REDUCE_L2 REDUCE_LOG_SUM REDUCE_LOG_SUM_EXP
@@ -125,11 +142,15 @@ ops! {
     slice { SLICE }
     softmax { SOFTMAX LOG_SOFTMAX HARDMAX }
     tensor_scatter { TENSOR_SCATTER }
+    text { REGEX_FULL_MATCH STRING_CONCAT STRING_NORMALIZER STRING_SPLIT }
+    tf_idf_vectorizer { TF_IDF_VECTORIZER }
     top_k { TOP_K ARG_MAX ARG_MIN }
     transpose { TRANSPOSE DEPTH_TO_SPACE SPACE_TO_DEPTH }
     trigonometric { ACOS ACOSH ASIN ASINH ATAN ATANH COS COSH SIN SINH TAN TANH }
     trilu { TRILU }
+    unique { UNIQUE }
     variadic { MAX MEAN MIN SUM }
+    window_function { BLACKMAN_WINDOW HAMMING_WINDOW HANN_WINDOW }
 }
 
 /// The operator of that name in the standard domain.

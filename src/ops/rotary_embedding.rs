@@ -8,7 +8,8 @@ use crate::lower;
 
 fn facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
     let x = c.input(0)?;
-    (c.input(1)?, c.input(2)?);
+    c.input(1)?;
+    c.input(2)?;
     if let Some(shape) = &x.shape {
         split_heads(shape, c.attrs.int("num_heads").filter(|&n| n > 0), 0)?;
     }

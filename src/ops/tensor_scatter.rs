@@ -4,7 +4,7 @@ use super::{Array, Case, Cx, EvalCx, FactCx, Fault, Op, Tangent};
 use crate::ir::{Attrs, DType, Fact, Val};
 
 fn facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
-    (c.input(1)?, c.get(2));
+    c.input(1)?;
     if let Some(rank) = c.input(0)?.rank() {
         c.axis(c.int("axis", -2), rank)?;
     }

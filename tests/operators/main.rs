@@ -33,7 +33,9 @@ fn failures_of(op: &'static Op, case: &Case, seed: u64, dims: Dims) -> Vec<Strin
             Ok(outs) => outs,
             Err(failure) => return failures.into_iter().chain([failure]).collect(),
         },
-        Tangent::Rule(_) | Tangent::Joint(_) | Tangent::Zero | Tangent::Select(_) => p.outs.clone(),
+        Tangent::Rule(_) | Tangent::Joint(_) | Tangent::StraightThrough(_) | Tangent::Zero | Tangent::Select(_) => {
+            p.outs.clone()
+        }
     };
     let mut of: Vec<Option<Val>> = outs.into_iter().filter(|v| v.dtype().is_float()).map(Some).collect();
     for (order, tape) in tapes.iter().enumerate() {
