@@ -170,3 +170,64 @@ impl Scores {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::DType;
+
+    fn tensor(shape: &[usize], values: &[f32]) -> Tensor {
+        let data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Tensor::new(DType::F32, shape.to_vec(), data).expect("a tensor")
+    }
+
+    fn figures(task: Task, batches: &[(Tensor, Tensor)]) -> Figures {
+        let (mut scores, mut figures) = (Scores::default(), Figures::default());
+        batches.iter().for_each(|(predictions, labels)| scores.add(task, predictions, labels));
+        scores.finish(task, &mut figures);
+        figures
+    }
+
+    #[test]
+    fn accuracy_among_five_of_seven() {
+        let task = Task::Classes { ignore_index: Some(-1) };
+        // The label's rank is 0, 4, 5 and, by the first of equal scores, 1; the last one is ignored.
+        let rows = [
+            [9.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+            [5.0, 9.0, 8.0, 7.0, 6.0, 0.0, 0.0],
+            [4.0, 9.0, 8.0, 7.0, 6.0, 5.0, 0.0],
+            [0.0, 7.0, 7.0, 1.0, 2.0, 3.0, 4.0],
+            [0.0; 7],
+        ];
+        let labels = tensor(&[5], &[0.0, 0.0, 0.0, 2.0, -1.0]);
+        let found = figures(task, &[(tensor(&[5, 7], rows.as_flattened()), labels)]);
+        assert_eq!((found.accuracy, found.accuracy_top5, found.dice), (Some(0.25), Some(0.75), None));
+    }
+
+    #[test]
+    fn dice_of_classes_is_the_mean_over_those_that_there_are() {
+        let task = Task::Classes { ignore_index: None };
+        // Predicted 0 0 1 1, true 0 1 1 1, of three classes: 2·1/(2+1), 2·2/(2+3), none.
+        let scores = tensor(&[1, 3, 4], &[1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, -1.0, -1.0, -1.0, -1.0]);
+        let found = figures(task, &[(scores, tensor(&[1, 4], &[0.0, 1.0, 1.0, 1.0]))]);
+        assert_eq!((found.accuracy, found.accuracy_top5), (Some(0.75), None));
+        assert_eq!(found.dice, Some((2.0 / 3.0 + 4.0 / 5.0) / 2.0));
+    }
+
+    #[test]
+    fn dice_of_masks_over_batches() {
+        let batch = |values: &[f32], labels: &[f32]| (tensor(&[1, 1, 4], values), tensor(&[1, 1, 4], labels));
+        let logits = [batch(&[1.0, -1.0, 2.0, 0.0], &[1.0, 0.0, 0.0, 1.0]), batch(&[3.0, 3.0, -3.0, -3.0], &[1.0; 4])];
+        let found = figures(Task::YesLogits, &logits);
+        // Both: 1 + 2; predicted: 2 + 2; true: 2 + 4.
+        assert_eq!((found.accuracy, found.dice), (Some(4.0 / 8.0), Some(2.0 * 3.0 / 10.0)));
+        let half = figures(Task::Yes, &[(tensor(&[2, 1], &[0.6, 0.4]), tensor(&[2, 1], &[1.0, 1.0]))]);
+        assert_eq!((half.accuracy, half.dice), (Some(0.5), None));
+    }
+
+    #[test]
+    fn errors_of_numbers() {
+        let found = figures(Task::Numbers, &[(tensor(&[2, 1], &[1.0, 4.0]), tensor(&[2], &[3.0, 3.0]))]);
+        assert_eq!((found.mse, found.mae, found.accuracy), (Some(2.5), Some(1.5), None));
+    }
+}

@@ -45,3 +45,23 @@ impl Unmoved {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::Tensor;
+
+    fn after(values: [f32; 2]) -> Vec<String> {
+        let digest = |value: f32| sha256(Tensor::scalar(value).data());
+        let before = BTreeMap::from([("a".to_owned(), digest(1.0)), ("b".to_owned(), digest(2.0))]);
+        let now = ["a", "b"].map(str::to_owned).into_iter().zip(values.map(Tensor::scalar)).collect();
+        Unmoved::Open(before).close(&now)
+    }
+
+    #[test]
+    fn what_stays_is_named_unless_everything_does() {
+        assert_eq!(after([1.0, 3.0]), ["a"]);
+        assert!(after([1.5, 3.0]).is_empty());
+        assert!(after([1.0, 2.0]).is_empty());
+    }
+}

@@ -35,6 +35,12 @@ pub fn python() -> PathBuf {
     PYTHON.get_or_init(|| make_python("test-python", &PACKAGES)).clone()
 }
 
+/// A Python interpreter with TensorBoard, whose reader judges the events of a run.
+pub fn tensorboard_python() -> PathBuf {
+    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
+    PYTHON.get_or_init(|| make_python("test-python-tensorboard", &["tensorboard==2.21.0"])).clone()
+}
+
 /// A Python interpreter with the last release of ONNX Runtime that has the training API (for CPython 3.8 to 3.11).
 pub fn ort_training_python() -> PathBuf {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();

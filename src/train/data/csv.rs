@@ -30,7 +30,7 @@ pub(super) fn matches(path: &Path) -> bool {
 pub(super) fn read(path: &Path, options: &Options) -> Result<Source, Error> {
     let bad = |why: String| Error::File { path: path.to_owned(), why };
     let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-    let mut records = Records { file: BufReader::new(file), parser: Reader::new(), line: 1 };
+    let mut records = Records { file: BufReader::new(file), parser: Reader::new(), newlines: 0, line: 1 };
     let header = records.next().map_err(bad)?.unwrap_or_default();
     check_header(&header).map_err(bad)?;
     let label = label_column(&header, options).map_err(bad)?;
@@ -75,17 +75,36 @@ fn label_column(header: &[String], options: &Options) -> Result<Option<usize>, S
 struct Records {
     file: BufReader<File>,
     parser: Reader,
+    newlines: u64,
     /// The line in which the last record began, counted from 1.
     line: u64,
 }
 
+fn count(bytes: &[u8]) -> u64 {
+    bytes.iter().filter(|byte| **byte == b'\n').count() as u64
+}
+
 impl Records {
+    fn skip_empty_lines(&mut self) -> Result<(), String> {
+        loop {
+            let input = self.file.fill_buf().map_err(|error| error.to_string())?;
+            let ends = input.iter().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
+            if ends == 0 {
+                return Ok(());
+            }
+            self.newlines += count(&input[..ends]);
+            self.file.consume(ends);
+        }
+    }
+
     fn next(&mut self) -> Result<Option<Vec<String>>, String> {
-        self.line = self.parser.line();
+        self.skip_empty_lines()?;
+        self.line = self.newlines + 1;
         let (mut record, mut cell, mut out) = (Vec::new(), Vec::new(), [0; 256]);
         loop {
             let input = self.file.fill_buf().map_err(|error| error.to_string())?;
             let (result, read, written) = self.parser.read_field(input, &mut out);
+            self.newlines += count(&input[..read]);
             self.file.consume(read);
             cell.extend_from_slice(&out[..written]);
             if cell.len() > LONGEST_CELL {

@@ -277,8 +277,8 @@ impl Binding<'_> {
                 let samples = images.files.len();
                 let column = images.fit(&slot.name, &slot.shape).and_then(|decoder| {
                     let shape = vec![decoder.channels, decoder.height, decoder.width];
-                    let rows = match decoder.all() {
-                        Some(bytes) => Rows::Numbers(bytes?),
+                    let rows = match decoder.all()? {
+                        Some(bytes) => Rows::Numbers(bytes),
                         None => Rows::Images(decoder),
                     };
                     Ok((shape, rows))

@@ -66,8 +66,9 @@ fn read_file(path: &Path) -> Result<Stored, Error> {
         let path = path.to_owned();
         Place::Stream(Box::new(move |most, sink: &mut dyn Write| {
             let mut elements = gunzip(File::open(&path)?);
-            io::copy(&mut elements.by_ref().take(bytes), &mut io::sink())?;
-            io::copy(&mut elements.take(most), sink)
+            io::copy(&mut elements.by_ref().take(bytes), &mut io::sink())
+                .and_then(|_| io::copy(&mut elements.take(most), sink))
+                .map_err(|error| damaged(&path, &error))
         }))
     } else {
         let found = file.metadata().map_err(io)?.len().saturating_sub(bytes);
@@ -77,6 +78,11 @@ fn read_file(path: &Path) -> Result<Stored, Error> {
         Place::File { path: path.to_owned(), start: bytes }
     };
     Ok(Stored { dtype, shape, big_endian: true, column_major: false, place })
+}
+
+fn damaged(path: &Path, error: &io::Error) -> io::Error {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    io::Error::new(error.kind(), format!("{name} is damaged or cut short ({error}); take another copy"))
 }
 
 fn gunzip<R: Read>(file: R) -> MultiGzDecoder<BufReader<R>> {

@@ -108,18 +108,20 @@ pub struct Images {
 }
 
 impl Images {
-    /// Looks at every image, and gives them the size of `input`, or, where the model leaves it open, the one that they all have.
+    /// Gives the images the size of `input`, or, where the model leaves it open, the one that they all have.
     pub(super) fn fit(self, input: &str, shape: &[Option<usize>]) -> Result<Decoder, Vec<Fault>> {
         let unfit = || vec![Fault::ImageInput { input: input.to_owned(), expected: shape.to_vec() }];
         let &[Some(channels @ (1 | 3)), height, width] = shape else {
             return Err(unfit());
         };
+        if let (Some(height), Some(width)) = (height, width) {
+            return Ok(Decoder { files: self.files, channels, height, width });
+        }
         let sizes: Vec<Result<(u32, u32), Fault>> = self.files.par_iter().map(|path| size(path)).collect();
         let first = sizes.iter().find_map(|size| size.as_ref().ok().copied()).unwrap_or((1, 1));
         let (height, width) = (height.unwrap_or(first.1 as usize), width.unwrap_or(first.0 as usize));
-        let is_open = shape[1..].contains(&None);
         let check = |(path, size): (&PathBuf, Result<(u32, u32), Fault>)| match size {
-            Ok(size) if is_open && size != first => {
+            Ok(size) if size != first => {
                 let why = format!(
                     "{} × {} pixels; expected {} × {} as in {}: the model leaves the size open, so all images need the same",
                     size.0,
@@ -164,19 +166,20 @@ impl Decoder {
         self.channels * self.height * self.width
     }
 
-    /// All images in memory, where they find place there.
+    /// All images in memory, where they find place there; else a look at the beginning of every file, and `None`.
     ///
     /// # Errors
     /// Every image that cannot be decoded.
-    pub fn all(&self) -> Option<Result<Bytes, Vec<Fault>>> {
+    pub fn all(&self) -> Result<Option<Bytes>, Vec<Fault>> {
         let row = self.row();
         if (row as u64).saturating_mul(self.files.len() as u64) > IN_MEMORY {
-            return None;
+            let faults: Vec<Fault> = self.files.par_iter().filter_map(|path| size(path).err()).collect();
+            return if faults.is_empty() { Ok(None) } else { Err(faults) };
         }
         let mut bytes = vec![0; row * self.files.len()];
         let indexed = bytes.par_chunks_exact_mut(row.max(1)).enumerate();
         let faults: Vec<Fault> = indexed.filter_map(|(index, out)| self.decode(index, out).err()).collect();
-        Some(if faults.is_empty() { Ok(Bytes::Memory(bytes)) } else { Err(faults) })
+        if faults.is_empty() { Ok(Some(Bytes::Memory(bytes))) } else { Err(faults) }
     }
 
     /// One image, channel after channel.

@@ -2,9 +2,12 @@
 
 use std::{fs::File, io::Read, path::Path};
 
-use ::safetensors::SafeTensors;
+use ::safetensors::tensor::Metadata;
 
-use super::{Array, Content, Error, Options, Source, Stored, has_extension, stored::Place};
+use super::{
+    Array, Content, Error, Options, Source, Stored, has_extension,
+    stored::{Place, length as bytes_of, wrong_length},
+};
 use crate::tensor::from_safetensors;
 
 /// Longest header that the format allows.
@@ -27,26 +30,33 @@ pub(super) fn read(path: &Path, _: &Options) -> Result<Source, Error> {
         return Err(bad(format!("a header of {length} bytes in a file of {size}")));
     }
     (&file).take(length).read_to_end(&mut header).map_err(io)?;
-    let (_, metadata) = SafeTensors::read_metadata(&header).map_err(|error| bad(error.to_string()))?;
+    let metadata: Metadata = serde_json::from_slice(&header[8..]).map_err(|error| bad(error.to_string()))?;
     let start = 8 + length;
-    let expected = metadata.data_len() as u64;
-    if size - start != expected {
-        return Err(bad(format!("{} bytes of data; expected {expected}", size - start)));
-    }
     let mut tensors: Vec<_> = metadata.tensors().into_iter().collect();
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
-    let arrays = tensors.into_iter().map(|(name, info)| {
+    let mut arrays = Vec::new();
+    for (name, info) in tensors {
+        let (first, end) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
+        if first > end || end > size - start {
+            let held = size - start;
+            return Err(bad(format!(
+                "tensor `{name}` lies in the bytes {first} to {end} of {held}; is the file cut short?"
+            )));
+        }
         let content = match from_safetensors(info.dtype) {
+            Some(dtype) if end - first != bytes_of(&info.shape, dtype) => {
+                return Err(bad(format!("tensor `{name}`: {}", wrong_length(end - first, &info.shape, dtype))));
+            }
             Some(dtype) => Content::Numbers(Stored {
                 dtype,
                 shape: info.shape.clone(),
                 big_endian: false,
                 column_major: false,
-                place: Place::File { path: path.to_owned(), start: start + info.data_offsets.0 as u64 },
+                place: Place::File { path: path.to_owned(), start: start + first },
             }),
             None => Content::Unsupported(format!("{:?}", info.dtype)),
         };
-        Array { name, content, image: false }
-    });
-    Ok(Source::new(path, arrays.collect()))
+        arrays.push(Array { name, content, image: false });
+    }
+    Ok(Source::new(path, arrays))
 }

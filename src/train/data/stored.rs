@@ -18,6 +18,9 @@ use crate::tensor::{DType, Tensor, elements};
 /// column) is unpacked to a temporary file.
 pub(super) const IN_MEMORY: u64 = 256 << 20;
 
+/// Bytes of the samples that are turned from columns to rows at a time.
+const BLOCK: usize = 16 << 20;
+
 /// An array of numbers in a file, with its header read and nothing else.
 #[derive(Debug)]
 pub struct Stored {
@@ -215,7 +218,7 @@ fn row_major(source: &Bytes, shape: &[usize], size: usize) -> io::Result<Bytes> 
     let row = elements(sample) * size;
     let places = row_major_places(sample);
     let mut sink = spooled();
-    let block = (IN_MEMORY as usize / 4 / row.max(1)).clamp(1, samples);
+    let block = (BLOCK / row.max(1)).clamp(1, samples);
     let (mut line, mut rows) = (vec![0; block * size], vec![0; block * row]);
     for first in (0..samples).step_by(block) {
         let count = block.min(samples - first);
