@@ -4,7 +4,7 @@ import pathlib, sys
 import numpy as np
 import onnxruntime
 
-from train import read_digits
+from files import read_digits
 
 digits, models = pathlib.Path(sys.argv[1]), sys.argv[2:]
 x, labels = read_digits(digits, "t10k")

@@ -7,7 +7,7 @@ import pathlib, subprocess, sys, tempfile
 import torch
 from torch import nn
 
-from train import read_digits, read_safetensors
+from files import read_digits, read_safetensors
 
 
 def train_with_fam(model, example, data, layer, *options):

@@ -10,7 +10,7 @@ import argparse, json, pathlib
 import numpy as np
 from onnxruntime.capi import _pybind_state as api  # `import onnxruntime.training` would import torch
 from onnxruntime.capi.onnxruntime_inference_collection import OrtValue, get_ort_device_type
-from train import read_digits
+from files import read_digits
 
 
 class Trainer:
