@@ -147,6 +147,11 @@ pub enum Error {
     )]
     Dropout { nodes: Vec<String> },
 
+    #[error(
+        "λ of layer {layer:?} cannot be chosen: on the first batches the median of ‖∇κ‖ is {kappa_norm:.3e}, that of ‖∇L‖ {loss_norm:.3e}; give λ as a number"
+    )]
+    NoKappaGradient { layer: String, kappa_norm: f64, loss_norm: f64 },
+
     #[error("broken graph: {what}")]
     BrokenGraph { what: String },
 

@@ -65,6 +65,7 @@
 //! | [`artifact`] | the traced step cut into the graphs that people run; manifest, export |
 //! | [`runtime`] | ONNX Runtime: the library, sessions, steps that feed themselves |
 //! | [`train`] | data, the loop, schedules, checkpoints, evaluation, metrics |
+//! | [`balance`] | λ from the ratio of the gradients' norms |
 //! | [`measure`] | κ, `Tr H` and weight norms of a model on data, batch by batch |
 //! | [`verify`] | an artifact against differences, definitions and float64 |
 //! | [`demo`] | all of it on data that ships with the program |
@@ -86,6 +87,7 @@
 
 pub mod ad;
 pub mod artifact;
+pub mod balance;
 pub mod cli;
 pub mod control;
 pub mod cost;

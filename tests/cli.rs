@@ -92,11 +92,9 @@ fn lambdas_that_are_none() {
     place.shows(
         "inject mlp.onnx --layer fc2 --lambda much",
         expect![[r#"
-        error: invalid value 'much' for '--lambda <λ>': invalid float literal
-
-        For more information, try '--help'.
-        [exit 2]
-    "#]],
+            error: --lambda is "much", expected a number or auto:RATIO
+            [exit 2]
+        "#]],
     );
     place.shows(
         "inject mlp.onnx --layer fc1:0.1 --layer fc2",
@@ -115,14 +113,14 @@ fn lambdas_that_are_none() {
     place.shows(
         "inject mlp.onnx --lambda 1",
         expect![[r#"
-        error: the following required arguments were not provided:
-          --layer <LAYER[:λ]>
+            error: the following required arguments were not provided:
+              --layer <LAYER[:λ]>
 
-        Usage: fam-onnx inject --layer <LAYER[:λ]> --lambda <λ> <MODEL>
+            Usage: fam-onnx inject --layer <LAYER[:λ]> --lambda <λ|auto:RATIO> <MODEL>
 
-        For more information, try '--help'.
-        [exit 2]
-    "#]],
+            For more information, try '--help'.
+            [exit 2]
+        "#]],
     );
     assert_eq!(place.files(), ["mlp.onnx"]);
 }

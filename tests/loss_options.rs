@@ -60,13 +60,13 @@ fn options_that_do_not_go_together() {
     place.shows(
         &format!("{inject} --loss-output logits --output-name logits"),
         expect![[r#"
-        error: the argument '--loss-output <NAME>' cannot be used with '--output-name <NAME>'
+            error: the argument '--loss-output <NAME>' cannot be used with '--output-name <NAME>'
 
-        Usage: fam-onnx inject --layer <LAYER[:λ]> --lambda <λ> --loss-output <NAME> <MODEL>
+            Usage: fam-onnx inject --layer <LAYER[:λ]> --lambda <λ|auto:RATIO> --loss-output <NAME> <MODEL>
 
-        For more information, try '--help'.
-        [exit 2]
-    "#]],
+            For more information, try '--help'.
+            [exit 2]
+        "#]],
     );
     place.shows(
         &format!("{inject} --label-smoothing 2"),

@@ -3,13 +3,17 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
+use super::data::DataArgs;
 use super::loss::LossArgs;
 use super::optimizer::OptimizerArgs;
-use super::table::{metric, table};
-use super::{Output, Result, finite_in, usage};
+use super::table::{metric, significant, table};
+use super::{Output, Result, RuntimeArgs, finite_in, positive, usage};
 use crate::artifact::{self, Options, Plan, manifest, ort_training};
+use crate::balance::{Balanced, Batches, balance};
 use crate::flatness::{Estimator, Measure, Probes};
+use crate::ir::Model;
 use crate::onnx;
+use crate::train::data;
 
 /// The augmented training artifact: graphs that train a model with FAM on any ONNX Runtime
 ///
@@ -23,6 +27,7 @@ Examples:
   fam-onnx inject model.onnx --layer fc --lambda 0.1 --optimizer adamw --betas 0.9,0.99 --clip-norm 1
   fam-onnx inject model.onnx --layer fc1:0.05 --layer fc2:0.02 -o two-layers.fam
   fam-onnx inject model.onnx --layer penultimate --lambda 0.1 --dry-run
+  fam-onnx inject model.onnx --layer fc --lambda auto:0.1 --data train.npz
   fam-onnx inject unet.onnx --layer encoder.conv1 --lambda 0.01 --loss dice-with-logits
   fam-onnx inject model.onnx --layer fc --lambda 0.1 --class-weights weights.json --ignore-index 255 --label-smoothing 0.1
   fam-onnx inject model.onnx --layer fc --lambda 0.1 --loss my-loss.onnx
@@ -33,9 +38,16 @@ pub(super) struct Inject {
     /// A module path, a parameter, a node or its output, or `penultimate`; repeat for several, each with its own λ after a colon
     #[arg(long = "layer", value_name = "LAYER[:λ]", required = true)]
     layers: Vec<String>,
-    /// Weight of κ in the objective; 0 leaves the FAM part out (κ stays in evaluate.onnx)
-    #[arg(long, value_name = "λ", allow_negative_numbers = true)]
-    lambda: Option<f64>,
+    /// Weight of κ in the objective; 0 leaves the FAM part out (κ stays in evaluate.onnx). auto:RATIO chooses it so that the
+    /// median of ‖λ∇κ‖ over the first 8 batches of --data is RATIO of the median of ‖∇L‖
+    #[arg(long, value_name = "λ|auto:RATIO", allow_negative_numbers = true)]
+    lambda: Option<String>,
+    /// What auto:RATIO is decided on: arrays named as the model's inputs and `labels` (or `x` and `y`)
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// Samples a batch of --data
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = super::evaluate::batch_size, requires = "data")]
+    batch_size: usize,
     /// The artifact's directory [default: MODEL-STEM.fam]
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -84,6 +96,11 @@ pub(super) struct Inject {
     /// Replace a directory that exists
     #[arg(long)]
     force: bool,
+
+    #[command(flatten)]
+    data_args: DataArgs,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -160,7 +177,7 @@ enum Format {
 
 impl Inject {
     pub fn run(&self, output: &Output) -> Result<()> {
-        let options = self.options()?;
+        let (mut options, ratios) = self.options()?;
         let directory = self.output.clone().unwrap_or_else(|| artifact::default_directory(&self.model));
         if !self.dry_run {
             artifact::check_free(&directory, self.force)?;
@@ -171,7 +188,10 @@ impl Inject {
             sha256: manifest::sha256_file(&self.model)
                 .map_err(|source| crate::Error::Io { path: self.model.clone(), source })?,
         };
-        let plan = artifact::plan(&model, &options, source)?;
+        let mut plan = artifact::plan(&model, &options, source.clone())?;
+        if ratios.iter().any(Option::is_some) {
+            plan = self.balanced(&model, plan, &mut options, &ratios, output)?;
+        }
         let ort_training = match self.format {
             Format::Standard => None,
             Format::OrtTraining => Some(ort_training::prepare(&plan, &options)?),
@@ -191,9 +211,55 @@ impl Inject {
         output.result(&text, || report_json(&plan, &directory, self.dry_run))
     }
 
-    fn options(&self) -> Result<Options> {
-        Ok(Options {
-            layers: self.layers.iter().map(|l| self.layer(l)).collect::<Result<_>>()?,
+    /// The artifact with λ as the ratios say, on the data.
+    fn balanced(
+        &self,
+        model: &Model,
+        plan: Plan,
+        options: &mut Options,
+        ratios: &[Option<f64>],
+        output: &Output,
+    ) -> Result<Plan> {
+        let Some(path) = &self.data else {
+            return Err(usage("--lambda auto:RATIO needs --data, whose first batches it is decided on".to_string()));
+        };
+        let runtime = self.runtime.open(output)?;
+        let how = self.data_args.options(data::Options::default());
+        let batches = Batches { path, how: &how, size: self.batch_size };
+        let balanced = balance(&plan, options, ratios, batches, &runtime, &self.runtime.options())?;
+        for found in &balanced {
+            if let Some((_, lambda)) = options.layers.iter_mut().find(|(name, _)| *name == found.layer) {
+                *lambda = found.lambda;
+            }
+            output.say(&format!(
+                "{}: λ = {}: {} of ‖∇L‖ = {}, with ‖∇κ‖ = {} (medians over {} batches of {})",
+                found.layer,
+                significant(found.lambda, 4),
+                found.ratio,
+                significant(found.loss_norm, 4),
+                significant(found.kappa_norm, 4),
+                found.batches,
+                found.batch_size
+            ));
+        }
+        let mut plan = artifact::plan(model, options, plan.manifest.source)?;
+        let record = balanced.iter().map(Balanced::record).collect();
+        plan.manifest.options.insert("lambda_auto".to_string(), record);
+        Ok(plan)
+    }
+
+    /// The options, λ being 1 where it is still to be chosen, and the ratios of these layers.
+    fn options(&self) -> Result<(Options, Vec<Option<f64>>)> {
+        let (layers, ratios): (Vec<(String, f64)>, Vec<Option<f64>>) = self
+            .layers
+            .iter()
+            .map(|text| self.layer(text).map(|(name, weight)| ((name, weight.first()), weight.ratio())))
+            .collect::<Result<_>>()?;
+        if self.data.is_some() && ratios.iter().all(Option::is_none) {
+            return Err(usage("--data goes with --lambda auto:RATIO, and every λ is a number".to_string()));
+        }
+        let options = Options {
+            layers,
             target: self.loss.target()?,
             output_name: self.loss.output_name(),
             measure: match self.measure {
@@ -210,20 +276,60 @@ impl Inject {
             freeze: self.freeze.clone(),
             train_batch_norm: self.batch_norm == BatchNorm::Train,
             train_dropout: self.dropout == Dropout::Train,
-        })
+        };
+        Ok((options, ratios))
     }
 
-    /// `name` or `name:λ`; a name with a colon of its own stays whole where what follows is not a number.
-    fn layer(&self, text: &str) -> Result<(String, f64)> {
-        let own = text.rsplit_once(':').and_then(|(name, lambda)| Some((name, lambda.parse::<f64>().ok()?)));
-        let (name, lambda) = match (own, self.lambda) {
-            (Some((name, lambda)), _) => (name, lambda),
-            (None, Some(lambda)) => (text, lambda),
+    /// `name`, `name:λ` or `name:auto:RATIO`; a name with a colon of its own stays whole where what follows is no λ.
+    fn layer(&self, text: &str) -> Result<(String, Weight)> {
+        let colons = text.match_indices(':').map(|(at, _)| (&text[..at], &text[at + 1..]));
+        let own = colons.filter_map(|(name, weight)| Some((name, Weight::parse(weight)?))).next();
+        let (name, weight) = match (own, &self.lambda) {
+            (Some(own), _) => own,
+            (None, Some(lambda)) => {
+                let expected = || usage(format!("--lambda is {lambda:?}, expected a number or auto:RATIO"));
+                (text, Weight::parse(lambda).ok_or_else(expected)?)
+            }
             (None, None) => {
                 return Err(usage(format!("layer {text:?} has no λ: give --lambda, or --layer {text}:λ")));
             }
         };
-        Ok((name.to_string(), finite_in("λ", lambda, 0.0, f64::INFINITY)?))
+        match weight {
+            Weight::Number(lambda) => finite_in("λ", lambda, 0.0, f64::INFINITY)?,
+            Weight::Ratio(ratio) => positive("the ratio of auto:RATIO", ratio)?,
+        };
+        Ok((name.to_string(), weight))
+    }
+}
+
+/// λ as it is given.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Weight {
+    Number(f64),
+    Ratio(f64),
+}
+
+impl Weight {
+    fn parse(text: &str) -> Option<Weight> {
+        match text.strip_prefix("auto:") {
+            Some(ratio) => ratio.parse().ok().map(Weight::Ratio),
+            None => text.parse().ok().map(Weight::Number),
+        }
+    }
+
+    /// λ that the first artifact has.
+    fn first(self) -> f64 {
+        match self {
+            Weight::Number(lambda) => lambda,
+            Weight::Ratio(_) => 1.0,
+        }
+    }
+
+    fn ratio(self) -> Option<f64> {
+        match self {
+            Weight::Number(_) => None,
+            Weight::Ratio(ratio) => Some(ratio),
+        }
     }
 }
 

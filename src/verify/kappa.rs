@@ -88,7 +88,9 @@ impl Work<'_> {
     fn estimate(&self, kappa: &mut Double, probes: usize, random: &mut Random) -> Result<Estimate> {
         let mut values = Vec::with_capacity(probes);
         for _ in 0..probes {
-            let changed = random.probes(self.case.manifest(), self.case.samples)?;
+            // A mask stays as it is: κ is that of the masked loss.
+            let probes = self.case.manifest().layers.iter().flat_map(|layer| &layer.probes);
+            let changed = random.draws(probes, self.case.samples)?;
             values.push(kappa.scalar(Feeds { base: &self.case.wide, changed: &changed })?);
         }
         let n = values.len() as f64;

@@ -140,7 +140,7 @@ impl Case {
         let mut fed: Tensors = weights.tensors.clone();
         fed.extend(samples);
         fed.extend(lambdas(&weights.manifest));
-        let probes = random.probes(&weights.manifest, batch)?;
+        let probes = random.draws(weights.manifest.probes(), batch)?;
         let mut wide: Tensors = fed.iter().map(|(n, t)| Ok((n.clone(), widened(t)?))).collect::<Result<_>>()?;
         for (name, probe) in probes {
             let dtype =

@@ -1,6 +1,6 @@
 //! What the graphs are fed: a batch of data, or random numbers that fit.
 
-use crate::artifact::manifest::{LabelSpec, Manifest};
+use crate::artifact::manifest::{Dim, Distribution, LabelSpec, Manifest, Probe};
 use crate::error::Result;
 use crate::ir::{DType, Model};
 use crate::tensor::{Tensor, Tensors, elements};
@@ -75,17 +75,21 @@ impl Random {
         }
     }
 
-    /// Signs for every probe of the artifact.
-    pub fn probes(&mut self, manifest: &Manifest, batch: usize) -> Result<Tensors> {
+    /// Values for inputs that are drawn at random: signs for probes, ones and zeros for masks.
+    pub fn draws<'p>(&mut self, probes: impl Iterator<Item = &'p Probe>, batch: usize) -> Result<Tensors> {
         let mut fed = Tensors::new();
-        for probe in manifest.probes() {
-            let size = |d: &crate::artifact::manifest::Dim| match d {
-                crate::artifact::manifest::Dim::Fixed(n) => *n,
-                crate::artifact::manifest::Dim::Symbol(_) => batch,
+        for probe in probes {
+            let size = |d: &Dim| match d {
+                Dim::Fixed(n) => *n,
+                Dim::Symbol(_) => batch,
             };
             let shape: Vec<usize> = probe.shape.iter().map(size).collect();
-            let signs: Vec<f64> = (0..elements(&shape)).map(|_| self.sign()).collect();
-            fed.insert(probe.name.clone(), float64(shape, signs)?);
+            let one = |_| match probe.distribution {
+                Distribution::Rademacher => self.sign(),
+                Distribution::Bernoulli => f64::from(self.uniform() < probe.probability.unwrap_or(0.5)),
+            };
+            let values: Vec<f64> = (0..elements(&shape)).map(one).collect();
+            fed.insert(probe.name.clone(), float64(shape, values)?);
         }
         Ok(fed)
     }
