@@ -210,15 +210,15 @@ fn loss_models() {
     let place = Place::new(&[]);
     save_net(&place, "net.onnx", 3, |z| z);
     save_cubic(&place);
-    let (code, _, stderr) = place.run("inject net.onnx --layer fc --lambda 0.1 --loss cubic.onnx");
+    let (code, _, stderr) = place.run("inject net.onnx --layer fc --lambda 0 --loss cubic.onnx");
     assert_eq!((code, stderr.as_str()), (0, ""));
-    let (_, graph, _) = place.run("print net.fam/evaluate.onnx");
+    let (_, graph, _) = place.run("print net.fam/gradient.onnx");
     expect![[r#"
         <
            ir_version: 8,
            opset_import: ["" : 17]
         >
-        evaluate (float[batch,4] x, float[batch,3] labels, float[4,3] "fc.weight", float[4,4] "probe.fc", float lambda = {0.1}) => (float[batch,3] y, float loss, float kappa, float objective)
+        gradient (float[batch,4] x, float[batch,3] labels, float[4,3] "fc.weight") => (float loss, float objective, float[4,3] "fc.weight.grad")
         <
            float "loss/fc.weight" = {2.0},
            int64[1] "const/3" = {3},
@@ -238,22 +238,16 @@ fn loss_models() {
            "loss/ReduceMean_1.linear/Mul" = Mul ("const/3", "loss/ReduceMean_1.linear")
            "loss/ReduceMean_1.linear/Squeeze" = Squeeze ("loss/ReduceMean_1.linear/Mul", "const/0")
            "loss/ReduceMean_1.linear/Cast" = Cast <to = 1> ("loss/ReduceMean_1.linear/Squeeze")
-           "kappa/fc/Gemm_1" = Gemm <alpha = 1.0, beta = 1.0, transA = 1, transB = 0> ("probe.fc", "fc.weight")
-           "kappa/fc/MatMul" = MatMul (x, "kappa/fc/Gemm_1")
-           "loss/Abs_1.tangent" = Mul ("kappa/fc/MatMul", "loss/Abs_1.linear")
-           "loss/Mul_1.tangent" = Mul ("loss/Abs_1.tangent", "loss/Abs")
-           "loss/Mul_1.tangent/Add" = Add ("loss/Mul_1.tangent", "loss/Mul_1.tangent")
-           "loss/Mul_1.tangent.tangent" = Mul ("loss/Abs_1.tangent", "loss/Abs_1.tangent")
-           "loss/Mul_1.tangent/Add.tangent" = Add ("loss/Mul_1.tangent.tangent", "loss/Mul_1.tangent.tangent")
-           "loss/Mul_1_2.tangent.tangent" = Mul ("loss/Mul_1.tangent/Add.tangent", "loss/Abs")
-           "loss/Mul_1_2.tangent.tangent/Mul" = Mul ("loss/Abs_1.tangent", "loss/Mul_1.tangent/Add")
-           "loss/Mul_1_2.tangent.tangent/Add" = Add ("loss/Mul_1_2.tangent.tangent", "loss/Mul_1_2.tangent.tangent/Mul")
-           "loss/Mul_1_2.tangent/Add.tangent" = Add ("loss/Mul_1_2.tangent.tangent/Add", "loss/Mul_1_2.tangent.tangent/Mul")
-           "loss/ReduceMean_1.tangent.tangent" = ReduceSum <keepdims = 0> ("loss/Mul_1_2.tangent/Add.tangent", "loss/const/0_1")
-           "loss/ReduceMean_1.tangent/Div.tangent" = Div ("loss/ReduceMean_1.tangent.tangent", "loss/ReduceMean_1.linear/Cast")
-           ["loss/Mul_2.tangent.tangent"] kappa = Mul ("loss/ReduceMean_1.tangent/Div.tangent", "loss/fc.weight")
-           "objective/Mul" = Mul (kappa, lambda)
-           ["objective/Add"] objective = Add (loss, "objective/Mul")
+           "loss/ReduceMean_1.cotangent" = Div ("loss/fc.weight", "loss/ReduceMean_1.linear/Cast")
+           "loss/ReduceMean_1.cotangent/Unsqueeze" = Unsqueeze ("loss/ReduceMean_1.cotangent", "loss/const/0_1")
+           "loss/Mul_1_2.cotangent" = Mul ("loss/ReduceMean_1.cotangent/Unsqueeze", "loss/Mul")
+           "loss/Mul_1_2.cotangent/Mul" = Mul ("loss/ReduceMean_1.cotangent/Unsqueeze", "loss/Abs")
+           "loss/Mul_1.cotangent" = Mul ("loss/Mul_1_2.cotangent/Mul", "loss/Abs")
+           "loss/Mul_1.cotangent/Add" = Add ("loss/Mul_1_2.cotangent", "loss/Mul_1.cotangent")
+           "loss/Mul_1.cotangent/Add_1" = Add ("loss/Mul_1.cotangent/Add", "loss/Mul_1.cotangent")
+           "loss/Abs_1.cotangent" = Mul ("loss/Mul_1.cotangent/Add_1", "loss/Abs_1.linear")
+           ["MatMul.cotangent/Gemm"] "fc.weight.grad" = Gemm <alpha = 1.0, beta = 1.0, transA = 1, transB = 0> (x, "loss/Abs_1.cotangent")
+           ["objective/Identity"] objective = Identity (loss)
         }
     "#]].assert_eq(&graph);
     let manifest = std::fs::read_to_string(place.path().join("net.fam/manifest.json")).expect("a manifest");
