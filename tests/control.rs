@@ -3,7 +3,7 @@
 use expect_test::expect;
 use fam_onnx::ad::{grad_model, jvp_model};
 use fam_onnx::eval::evaluate;
-use fam_onnx::ir::{Attrs, Builder, DType, Dim, Fact, Graph, Model, Tensor, Val, verify};
+use fam_onnx::ir::{Attrs, Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, verify};
 use fam_onnx::onnx::{compact, read_bytes, to_bytes};
 use fam_onnx::ops::Array;
 use std::collections::HashMap;
@@ -262,4 +262,77 @@ fn deep_nesting_is_differentiated() {
     data.insert("condition".into(), Array::from_vec(DType::Bool, &[], vec![1.0]).expect("fits"));
     let expected = data["x"].data.mapv(f64::cos) * &data["y.cotangent"].data;
     assert_eq!(output(&made.model.graph, &data, "x.grad").data, expected);
+}
+
+/// A node of an operator that the builder does not know.
+fn add<'g>(b: &'g Builder, op: &str, inputs: &[Val<'g>], attrs: Attrs, out: &str) -> Val<'g> {
+    let node = Node {
+        name: b.fresh_name(&format!("{out}/{op}")),
+        op: op.to_string(),
+        inputs: inputs.iter().map(|v| Some(v.id())).collect(),
+        attrs,
+        ..Node::default()
+    };
+    b.import(node, &[Some(out.to_string())], &[]).pop().flatten().expect("an output")
+}
+
+/// The rows of x as a sequence, the sine of one put in behind the first, the last taken away, the rest stacked again.
+fn rows(b: &Builder, position: Val<'_>) {
+    let x = b.find("x").expect("x");
+    let int = |v: i64| b.constant(Tensor::ints(&[], &[v]));
+    let split = add(b, "SplitToSequence", &[x], Attrs::new().with("keepdims", 0), "split");
+    let position = b.val(position.id());
+    let row = add(b, "SequenceAt", &[split, position], Attrs::new(), "row");
+    let inserted = add(b, "SequenceInsert", &[split, row.sin(), int(1)], Attrs::new(), "inserted");
+    let erased = add(b, "SequenceErase", &[inserted, int(-1)], Attrs::new(), "erased");
+    let optional = add(b, "Optional", &[erased], Attrs::new(), "optional");
+    let element = add(b, "OptionalGetElement", &[optional], Attrs::new(), "element");
+    let joined = Attrs::new().with("axis", -1).with("new_axis", 1);
+    b.output(add(b, "ConcatFromSequence", &[element], joined, "y"), "y");
+    b.output(add(b, "SequenceLength", &[element], Attrs::new(), "n"), "n");
+}
+
+#[test]
+fn sequences_that_are_known_are_gone() {
+    let b = Builder::new();
+    b.input("x", fact(&[3, 2]), None);
+    rows(&b, b.constant(Tensor::ints(&[], &[-1])));
+    let read = read_bytes(&to_bytes(&model(b.finish().expect("a graph"))), None).expect("a model");
+    expect![[r#"
+        graph (double[3,2] x) => (double[2,3] y, int64 n)
+        <
+           int64[3] "const/1_1_1" = {1, 1, 1},
+           int64[1] "const/0" = {0},
+           int64[1] "const/1_1" = {1},
+           int64 "const/3" = {3}
+        >
+        {
+           ["split/SplitToSequence/Split"] "split/SplitToSequence/Split:0", "split/SplitToSequence/Split:1", "split/SplitToSequence/Split:2" = Split <axis = 0> (x, "const/1_1_1")
+           "split/SplitToSequence/Squeeze" = Squeeze ("split/SplitToSequence/Split:0", "const/0")
+           "split/SplitToSequence/Squeeze_1" = Squeeze ("split/SplitToSequence/Split:1", "const/0")
+           "split/SplitToSequence/Squeeze_2" = Squeeze ("split/SplitToSequence/Split:2", "const/0")
+           ["row/SequenceAt/Identity_0"] row = Identity ("split/SplitToSequence/Squeeze_2")
+           Sin = Sin (row)
+           "y/ConcatFromSequence/Unsqueeze" = Unsqueeze ("split/SplitToSequence/Squeeze", "const/1_1")
+           "y/ConcatFromSequence/Unsqueeze_1" = Unsqueeze (Sin, "const/1_1")
+           "y/ConcatFromSequence/Unsqueeze_2" = Unsqueeze ("split/SplitToSequence/Squeeze_1", "const/1_1")
+           "y/ConcatFromSequence/Concat" = Concat <axis = 1> ("y/ConcatFromSequence/Unsqueeze", "y/ConcatFromSequence/Unsqueeze_1", "y/ConcatFromSequence/Unsqueeze_2")
+           ["y/ConcatFromSequence/Identity_0"] y = Identity ("y/ConcatFromSequence/Concat")
+           ["n/SequenceLength/Identity_0"] n = Identity ("const/3")
+        }
+    "#]].assert_eq(&compact(&read.graph));
+    let (found, expected) = both_ways(&read, "y", "x", &feeds(&read.graph, 0.0));
+    assert!((found - expected).abs() < 1e-9, "{found}, expected {expected}");
+}
+
+#[test]
+fn a_sequence_that_only_a_run_knows_has_no_derivative() {
+    let b = Builder::new();
+    b.input("x", fact(&[3, 2]), None);
+    rows(&b, b.input("position", Fact::new(DType::I64, []), None));
+    let read = read_bytes(&to_bytes(&model(b.finish().expect("a graph"))), None).expect("a model");
+    let error = grad_model(&read, "y", &["x".to_string()]).expect_err("no derivative");
+    expect![[r#"
+        1 node on the path has no derivative:
+          split/SequenceConstruct (SequenceConstruct): there is no rule for this operator"#]].assert_eq(&error.to_string());
 }

@@ -17,6 +17,7 @@ mod normalise;
 mod ort_optimizer;
 mod raw;
 mod read;
+mod sequences;
 mod since;
 mod tensor;
 mod text;

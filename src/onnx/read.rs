@@ -8,6 +8,7 @@ use super::fused::{self, Fused};
 use super::normalise::{self, Draft};
 use super::proto::ModelProto;
 use super::raw::{Expander, INLINE_LIMIT, RawAttr, RawGraph, RawNode, domain};
+use super::sequences::{self, Given, Held, Made, Site};
 use super::{OPSETS, bodies, check, types};
 use crate::error::{Error, Result};
 use crate::ir::{Attr, Attrs, Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, ValueId, refine};
@@ -188,7 +189,15 @@ fn build(raw: &RawGraph, says: &Says, around: Option<&Around>) -> Result<Graph> 
     let vals = leaves(&builder, raw, says.symbols, around);
     let outputs = raw.nodes.iter().flat_map(|n| n.outputs.iter().chain([&n.name]).map(String::as_str));
     builder.reserve(outputs);
-    let mut importer = Importer { builder: &builder, says, declared, vals, doubtful: HashSet::new(), inlined: false };
+    let mut importer = Importer {
+        builder: &builder,
+        says,
+        declared,
+        vals,
+        held: HashMap::new(),
+        doubtful: HashSet::new(),
+        inlined: false,
+    };
     for node in &raw.nodes {
         importer.node(node)?;
         // The first fault is the cause of those after it.
@@ -264,6 +273,8 @@ struct Importer<'g, 'a> {
     says: &'a Says<'a>,
     declared: Declared,
     vals: HashMap<String, Val<'g>>,
+    /// Names of sequences and optionals that are known.
+    held: HashMap<String, Held<'g>>,
     /// Values whose element type is assumed, not known.
     doubtful: HashSet<ValueId>,
     /// Whether nodes come from a branch that is certainly taken.
@@ -275,6 +286,10 @@ impl<'g> Importer<'g, '_> {
         if let Some(branch) = self.taken_branch(raw) {
             return self.inline(raw, branch);
         }
+        if raw.domain.is_empty() && self.resolve(raw) {
+            return Ok(());
+        }
+        self.construct(raw);
         let inputs: Vec<Option<Val>> = raw.inputs.iter().map(|n| self.vals.get(n.as_str()).copied()).collect();
         let (attrs, captures) = self.attributes(raw, &inputs)?;
         let doubtful = |(i, v): (usize, &Option<Val>)| v.filter(|v| self.doubtful.contains(&v.id())).map(|_| i);
@@ -421,19 +436,71 @@ impl<'g> Importer<'g, '_> {
         self.inlined = outer;
         made?;
         for (k, (inner, name)) in branch.outputs.iter().zip(&raw.outputs).enumerate() {
-            let Some(&val) = self.vals.get(inner.name()).filter(|_| !name.is_empty()) else { continue };
-            let copy = Node {
-                name: format!("{}/Identity_{k}", raw.name),
-                op: "Identity".to_string(),
-                inputs: vec![Some(val.id())],
-                ..Node::default()
-            };
-            let fact = self.declared.get(name).cloned();
-            let name = if outer { self.builder.fresh_name(name) } else { name.clone() };
-            let made = self.builder.import(copy, &[Some(name)], &[fact]).pop().flatten();
-            self.vals.extend(made.map(|val| (raw.outputs[k].clone(), val)));
+            if let Some(held) = self.held.get(inner.name()).cloned() {
+                self.held.insert(name.clone(), held);
+            } else if let Some(&val) = self.vals.get(inner.name()).filter(|_| !name.is_empty()) {
+                self.name_copy(raw, k, val, name);
+            }
         }
         Ok(())
+    }
+
+    /// Output `k` of the node is a copy of a value that stands there already.
+    fn name_copy(&mut self, raw: &RawNode, k: usize, val: Val<'g>, name: &str) {
+        let copy = Node {
+            name: format!("{}/Identity_{k}", raw.name),
+            op: "Identity".to_string(),
+            inputs: vec![Some(val.id())],
+            ..Node::default()
+        };
+        let fact = self.declared.get(name).cloned();
+        let own = if self.inlined { self.builder.fresh_name(name) } else { name.to_string() };
+        let made = self.builder.import(copy, &[Some(own)], &[fact]).pop().flatten();
+        self.vals.extend(made.map(|val| (name.to_string(), val)));
+    }
+
+    /// Whether the node is one on sequences or optionals of which everything is known: then it is gone.
+    fn resolve(&mut self, raw: &RawNode) -> bool {
+        let [name] = raw.outputs.as_slice() else { return false };
+        let given: Option<Vec<Given>> = raw
+            .inputs
+            .iter()
+            .map(|input| match (self.held.get(input), self.vals.get(input)) {
+                _ if input.is_empty() => Some(Given::Absent),
+                (Some(held), _) => Some(Given::Held(held.clone())),
+                (None, Some(val)) => Some(Given::Tensor(*val)),
+                (None, None) => None,
+            })
+            .collect();
+        match given.and_then(|given| sequences::resolve(&Site { b: self.builder, node: raw }, &given)) {
+            Some(Made::Held(held)) => {
+                self.held.insert(name.clone(), held);
+                true
+            }
+            Some(Made::Tensor(val)) => {
+                self.name_copy(raw, 0, val, name);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Sequences that the node reads, which only a run could take apart, are made again.
+    fn construct(&mut self, raw: &RawNode) {
+        let read: Vec<String> = raw.reads().filter(|name| self.held.contains_key(*name)).map(String::from).collect();
+        for name in read {
+            let Some(Held::Sequence(list)) = self.held.remove(&name) else { continue };
+            let op = if list.is_empty() { "SequenceEmpty" } else { "SequenceConstruct" };
+            let node = Node {
+                name: self.builder.fresh_name(&format!("{name}/{op}")),
+                op: op.to_string(),
+                inputs: list.iter().map(|v| Some(v.id())).collect(),
+                ..Node::default()
+            };
+            let own = if self.inlined { self.builder.fresh_name(&name) } else { name.clone() };
+            let made = self.builder.import(node, &[Some(own)], &[]).pop().flatten();
+            self.vals.extend(made.map(|val| (name, val)));
+        }
     }
 }
 

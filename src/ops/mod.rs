@@ -135,6 +135,7 @@ ops! {
     resize { RESIZE }
     roi_align { ROI_ALIGN }
     rotary_embedding { ROTARY_EMBEDDING }
+    reverse_sequence { REVERSE_SEQUENCE }
     rounding { CEIL FLOOR IS_INF IS_NAN ROUND SIGN }
     scatter { SCATTER_ELEMENTS SCATTER_ND }
     select { WHERE }
