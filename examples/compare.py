@@ -1,10 +1,10 @@
-"""The same 100 steps from every language: fam-onnx train, Python, Node, the browser, ONNX Runtime's training API.
+"""The same 100 steps from every language: fam-onnx train, Python, Node, C++, the browser, ONNX Runtime's training API.
 
     python compare.py --fam-onnx ../target/debug/fam-onnx --order ../target/debug/examples/order --ort-training PYTHON
 
 Trains LeNet with FAM on the shipped digits, writes `curves.svg` and `curves.md` (the table) into --output, and fails where a
 loss differs from that of `fam-onnx train` by more than 1e-4. This Python needs numpy, onnx, onnxruntime and matplotlib; PYTHON
-has onnxruntime-training-cpu 1.19.2; `npm ci` was run in node/ and web/.
+has onnxruntime-training-cpu 1.19.2; `npm ci` was run in node/ and web/, and build.sh in cpp/.
 
 The LeNet compared is that of 1998, with tanh and average pooling. With ReLU and maximum pooling, some activation of the
 thirty million in these steps lies within a rounding error of its kink, and kernels of different builds then go separate ways.
@@ -68,13 +68,14 @@ rust = work / "rust.run"
 training = ["--steps", STEPS, "--batch-size", BATCH, "--lr", RATE, "--log-every", 1, "--device", "cpu"]
 run(args.fam_onnx, "-q", "train", artifacts["standard"], "--data", work / "training", "-o", rust, *training, stdout=subprocess.DEVNULL)
 
-record = {name: work / f"{name}.json" for name in ("Python", "Node", "browser", "ORT training")}
+record = {name: work / f"{name}.json" for name in ("Python", "Node", "C++", "browser", "ORT training")}
 common = ["--rate", RATE, "--batches", batches, "--record"]
 digits, standard = fixtures / "mnist", artifacts["standard"]
 run(sys.executable, here / "python/train.py", standard, digits, *common, record["Python"])
 run(args.ort_training, here / "python/ort_training.py", artifacts["ort-training"], digits, *common, record["ORT training"])
 run(args.fam_onnx, "export", artifacts["ort-training"] / "trained", "-o", work / "ort-training.onnx")
 run("node", here / "node/train.js", standard, digits, *common, record["Node"], "--model", work / "node.onnx")
+run(here / "cpp/train", standard, digits, RATE, STEPS, batches, record["C++"])
 run("node", here / "web/build.js", standard, digits)
 run("node", here / "web/drive.js", "--steps", STEPS, *common, record["browser"], "--model", work / "browser.onnx")
 # The page as it is meant to be used: ReLU, κ of a hidden layer, batches of its own.

@@ -28,7 +28,7 @@ def plot(runs, path):
     """`runs`: name → what `read` gives."""
     pyplot.rcParams.update({"svg.hashsalt": "fam-onnx", "svg.fonttype": "none", "font.size": 9})
     figure, axes = pyplot.subplots(1, 2, figsize=(8, 3), layout="constrained")
-    styles = ["-", "--", "-.", ":", (0, (1, 3))]
+    styles = ["-", "--", "-.", (0, (6, 4)), ":", (0, (1, 3))]
     for axis, which, label in zip(axes, (0, 1), ("loss", "κ")):
         for (name, curves), style in zip(runs.items(), styles * len(runs)):
             axis.plot(*zip(*curves[which]), linestyle=style, label=name)
