@@ -1,8 +1,7 @@
 //! Maps that pick elements by index, and running sums.
 
-use super::with_lead;
+use super::{widened, with_lead};
 use crate::ir::{Attrs, DType, Dim, Tensor, Val, count};
-use crate::lower::normalization::working_type;
 
 pub(super) fn gather_shape(t: &[Dim], indices: &[Dim], axis: usize) -> Vec<Dim> {
     let (before, after) = (t.iter().take(axis), t.iter().skip(axis + 1));
@@ -103,16 +102,15 @@ fn scatter<'g>(updates: Val<'g>, indices: Val<'g>, shape: &[Dim]) -> Val<'g> {
     added("ScatterND", updates, indices.cast(DType::I64), shape, add)
 }
 
-/// Zeros with updates added, halves in single precision: sums keep their small terms, and runtimes have kernels for them.
+/// Zeros with updates added.
 fn added<'g>(op: &str, updates: Val<'g>, indices: Val<'g>, shape: &[Dim], attrs: Attrs) -> Val<'g> {
-    let (b, dtype) = (updates.builder(), updates.dtype());
-    let work = working_type(dtype);
-    b.op(op, &[b.zeros(work, shape), indices, updates.cast(work)], attrs).cast(dtype)
+    let b = updates.builder();
+    widened(updates, |updates| b.op(op, &[b.zeros(updates.dtype(), shape), indices, updates], attrs))
 }
 
 pub(super) fn cumsum<'g>(t: Val<'g>, axis: usize, exclusive: bool, reverse: bool) -> Val<'g> {
     let b = t.builder();
     let axis = b.constant(Tensor::ints(&[], &[axis as i64]));
     let attrs = Attrs::new().with("exclusive", i64::from(exclusive)).with("reverse", i64::from(reverse));
-    b.op("CumSum", &[t, axis], attrs)
+    widened(t, |t| b.op("CumSum", &[t, axis], attrs))
 }

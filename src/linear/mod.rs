@@ -16,6 +16,7 @@ pub use pooling::{AveragePool, Divisor};
 pub use reshape::{align, with_lead};
 
 use crate::ir::{DType, Dim, Val, broadcast, count};
+use crate::lower::normalization::working_type;
 
 #[derive(Clone)]
 pub enum Linear<'g> {
@@ -209,7 +210,7 @@ impl<'g> Linear<'g> {
             Linear::MatMulLeft(v) => v.matmul(aligned()),
             Linear::Sum { axes, keep } => {
                 let axes = reshape::shifted(axes, skip);
-                if *keep { t.sum_keep(&axes) } else { t.sum(&axes) }
+                widened(t, |t| if *keep { t.sum_keep(&axes) } else { t.sum(&axes) })
             }
             Linear::SumAt { axes, keep, noop, .. } => reshape::sum_at(t, *axes, *keep, *noop, to, lead),
             Linear::Expand(_) => aligned().expand(&with_lead(to, lead)),
@@ -308,5 +309,45 @@ impl<'g> Linear<'g> {
                 Cotangent::new(fourier::dft_transposed(ct.materialise(), axis + skip, *inverse))
             }
         }
+    }
+}
+
+/// A sum, of halves in single precision: it keeps its small terms, and runtimes have kernels for it.
+fn widened<'g>(v: Val<'g>, sum: impl FnOnce(Val<'g>) -> Val<'g>) -> Val<'g> {
+    let dtype = v.dtype();
+    sum(v.cast(working_type(dtype))).cast(dtype)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ad::{Tape, linearise};
+    use crate::ir::{Attrs, Builder, Fact, Tensor};
+
+    /// The types that each sum of the gradient of a graph in `dtype` is taken in.
+    fn sums(dtype: DType) -> Vec<DType> {
+        let b = Builder::new();
+        let shape = [Dim::symbol("N"), Dim::Fixed(3)];
+        let (x, scale) =
+            (b.input("x", Fact::new(dtype, shape), None), b.input("s", Fact::new(dtype, [Dim::Fixed(3)]), None));
+        let rows = b.op("Gather", &[x * scale, b.ints(&[2, 0, 2])], Attrs::new());
+        let axis = b.constant(Tensor::ints(&[], &[0]));
+        let y = b.op("CumSum", &[rows, axis], Attrs::new()).sum(&[1]);
+        let tape = Tape::new(&b);
+        let pulled = linearise(&tape, &[y], &[x, scale]).expect("rules").vjp(&[Some(Cotangent::new(y))], None);
+        assert!(pulled.iter().flatten().all(|ct| ct.value.dtype() == dtype));
+        b.read(|g| {
+            let cotangents = g.nodes.iter().filter(|n| n.name.contains(".cotangent"));
+            let summing = cotangents.filter(|n| matches!(n.op.as_str(), "ReduceSum" | "CumSum" | "ScatterND"));
+            summing.filter_map(|n| n.input(0)).map(|id| g.value(id).fact.dtype).collect()
+        })
+    }
+
+    #[test]
+    fn halves_are_summed_in_single_precision() {
+        for half in [DType::F16, DType::BF16] {
+            assert_eq!(sums(half), [DType::F32; 3]);
+        }
+        assert_eq!(sums(DType::F64), [DType::F64; 3]);
     }
 }

@@ -1,6 +1,6 @@
 //! Maps that move elements: Reshape, Permute, Pad, and summing a broadcast back.
 
-use super::Cotangent;
+use super::{Cotangent, widened};
 use crate::ir::{Attrs, Dim, Fact, Val};
 
 /// `shape` behind the leading axis, if there is one.
@@ -88,9 +88,11 @@ fn axes_with_lead<'g>(axes: Val<'g>, lead: Option<&Dim>) -> Val<'g> {
 pub(super) fn sum_at<'g>(t: Val<'g>, axes: Val<'g>, keep: bool, noop: bool, to: &[Dim], lead: Option<&Dim>) -> Val<'g> {
     let b = t.builder();
     let attrs = Attrs::new().with("keepdims", i64::from(keep)).with("noop_with_empty_axes", i64::from(noop));
-    let sum = b.op("ReduceSum", &[t, axes_with_lead(axes, lead)], attrs);
-    b.refine_fact(sum, &Fact::new(t.dtype(), with_lead(to, lead)));
-    sum
+    widened(t, |t| {
+        let sum = b.op("ReduceSum", &[t, axes_with_lead(axes, lead)], attrs);
+        b.refine_fact(sum, &Fact::new(t.dtype(), with_lead(to, lead)));
+        sum
+    })
 }
 
 /// The cotangent of a sum over run-time axes, spread over `shape`.
@@ -183,12 +185,14 @@ impl<'g> Cotangent<'g> {
         if value.rank() < rank && !(drop.is_empty() && keep.is_empty()) {
             value = value.reshape(&actual);
         }
-        value = value.sum_keep(&keep);
+        if !keep.is_empty() {
+            value = widened(value, |v| v.sum_keep(&keep));
+        }
         let (repeated, summed): (Vec<i64>, Vec<i64>) = drop.iter().partition(|&&a| actual[a as usize].is_one());
         if summed.is_empty() {
             value = value.squeeze(&repeated);
         } else {
-            value = value.sum(&drop);
+            value = widened(value, |v| v.sum(&drop));
         }
         if !repeats.is_one() {
             value = value * b.dim_scalar(&repeats, value.dtype());
@@ -220,7 +224,8 @@ fn sum_at_run_time<'g>(value: Val<'g>, axes: &[usize], shape: &[Dim]) -> Val<'g>
         let chosen = b.op("Compress", &[candidates, grown], Attrs::new().with("axis", 0));
         let mut known = value.shape();
         known[axis] = shape[axis].clone();
-        value = b.op("ReduceSum", &[value, chosen], Attrs::new().with("keepdims", 1).with("noop_with_empty_axes", 1));
+        let attrs = Attrs::new().with("keepdims", 1).with("noop_with_empty_axes", 1);
+        value = widened(value, |v| b.op("ReduceSum", &[v, chosen], attrs));
         b.refine_fact(value, &Fact::new(value.dtype(), known));
     }
     value
