@@ -2,23 +2,16 @@
 //! plain and with FAM, from the same initial weights and with the same batches.
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
     time::Duration,
 };
 
-use rand_chacha::{
-    ChaCha8Rng,
-    rand_core::{RngCore, SeedableRng},
-};
-
 use crate::{
     artifact::{self, Plan, Target, manifest},
     error::{Error, Result},
-    flatness::{self, Estimator, Measure},
-    ir::{Graph, Tensor, ValueId},
+    flatness::{Estimator, Measure},
     loss::Loss,
     onnx,
     optim::{Optimizer, Sgd},
@@ -26,6 +19,7 @@ use crate::{
     train::{
         self, Config, End, Evaluator, Figures, Schedule, StepRecord, Trainer,
         data::{self, Dataset},
+        random_weights,
         run::{self, Run},
     },
 };
@@ -158,14 +152,6 @@ impl Report {
     }
 }
 
-/// Mean and, of several values, their standard deviation (that of a sample).
-pub fn mean_and_deviation(values: &[f64]) -> (f64, Option<f64>) {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
-    (mean, (values.len() > 1).then(|| (squares / (n - 1.0)).sqrt()))
-}
-
 /// Runs the demo and leaves the model, the digits, the artifact and the exported models of seed 0 in `directory`, which
 /// appears whole or not at all. `None`: `stop` was set before the end.
 ///
@@ -241,7 +227,7 @@ impl Bench<'_> {
         let mut outcomes = [Vec::new(), Vec::new()];
         let mut digits = None;
         for seed in 0..self.options.seeds {
-            let weights = initial_weights(&model.graph, seed);
+            let weights = random_weights(&model.graph, seed);
             for (k, kind) in Kind::ALL.into_iter().enumerate() {
                 let artifact = self.artifact(kind, seed);
                 let mut plan = plans[k].clone();
@@ -371,32 +357,6 @@ impl Bench<'_> {
     }
 }
 
-/// Weight and bias of every layer from U(−1/√m, 1/√m), `m` its fan-in: what PyTorch does by default.
-fn initial_weights(graph: &Graph, seed: u64) -> BTreeMap<String, Tensor> {
-    let mut generator = ChaCha8Rng::seed_from_u64(seed);
-    let mut uniform = |bound: f64| {
-        let unit = f64::from(generator.next_u32()) / f64::from(u32::MAX);
-        bound * (2.0 * unit - 1.0)
-    };
-    let mut weights = BTreeMap::new();
-    for layer in flatness::layers(graph) {
-        let bound = 1.0 / (layer.m.max(1) as f64).sqrt();
-        let bias = graph.node(layer.node).input(2);
-        for id in std::iter::once(layer.weight).chain(bias) {
-            if let Some(stored) = data_of(graph, id) {
-                let values: Vec<f64> = (0..stored.len()).map(|_| uniform(bound)).collect();
-                let tensor = Tensor::from_f64(stored.dtype, &stored.shape, values);
-                weights.insert(graph.name_of(id).to_owned(), tensor);
-            }
-        }
-    }
-    weights
-}
-
-fn data_of(graph: &Graph, id: ValueId) -> Option<&Tensor> {
-    graph.value(id).data.as_ref()
-}
-
 fn at(path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<> {
     let path = path.to_owned();
     move |source| Error::Io { path, source }
@@ -412,13 +372,14 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{flatness, train::sweep::mean_and_deviation};
 
     #[test]
     fn the_seed_makes_every_parameter() -> Result<()> {
         let model = onnx::read_bytes(MODEL_BYTES, None)?;
         let parameters = flatness::parameters(&model.graph);
         let names: Vec<&str> = parameters.iter().map(|p| model.graph.name_of(p.value)).collect();
-        let weights = initial_weights(&model.graph, 0);
+        let weights = random_weights(&model.graph, 0);
         assert_eq!(names.len(), 10);
         assert!(names.iter().all(|name| weights.contains_key(*name)), "{names:?}");
 
@@ -427,8 +388,8 @@ mod tests {
         assert!(fc2.iter().all(|w| w.abs() <= bound + 1e-9));
         let variance = fc2.iter().map(|w| w * w).sum::<f64>() / fc2.len() as f64;
         assert!((variance / (bound * bound / 3.0) - 1.0).abs() < 0.05, "{variance}");
-        assert_eq!(initial_weights(&model.graph, 0), weights);
-        assert_ne!(initial_weights(&model.graph, 1), weights);
+        assert_eq!(random_weights(&model.graph, 0), weights);
+        assert_ne!(random_weights(&model.graph, 1), weights);
         Ok(())
     }
 

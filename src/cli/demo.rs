@@ -8,9 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{Error, Output, Result, RuntimeArgs, interrupt, table::table};
-use crate::demo::{
-    self, ARTIFACT, BATCH, DATA, Event, LAYER, MODEL, Options, Outcome, Report, Runs, mean_and_deviation,
-};
+use crate::demo::{self, ARTIFACT, BATCH, DATA, Event, LAYER, MODEL, Options, Outcome, Report, Runs};
 
 /// The whole way on real data that ships with the program
 ///
@@ -147,7 +145,7 @@ const COLUMNS: [Column; 3] = [
 
 impl Column {
     fn statistics(&self, runs: &Runs) -> (f64, Option<f64>) {
-        mean_and_deviation(&runs.outcomes.iter().map(self.of).collect::<Vec<_>>())
+        crate::train::sweep::mean_and_deviation(&runs.outcomes.iter().map(self.of).collect::<Vec<_>>())
     }
 }
 

@@ -21,6 +21,8 @@ pub enum Error {
     Stdout(io::Error),
     #[error("interrupted after step {step}; the state is saved in {}", checkpoint.display())]
     Interrupted { step: u64, run: PathBuf, checkpoint: PathBuf },
+    #[error("interrupted after {done} of {cells} runs; what is done is saved in {}", sweep.display())]
+    SweepInterrupted { done: usize, cells: usize, sweep: PathBuf },
     #[error("interrupted; nothing is written")]
     Stopped,
     #[error("{}: {disagreements} of {checks} checks disagree", path.display())]
@@ -52,7 +54,7 @@ impl Error {
             Error::Arguments(error) => u8::try_from(error.exit_code()).unwrap_or(2),
             Error::Usage { .. } | Error::Program(Program::LossOptions { .. }) => 2,
             Error::Program(Program::Train(train::Error::Option { .. } | train::Error::Metric { .. })) => 2,
-            Error::Interrupted { .. } | Error::Stopped => 130,
+            Error::Interrupted { .. } | Error::SweepInterrupted { .. } | Error::Stopped => 130,
             Error::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Error::Program(_) | Error::Io { .. } | Error::Stdout(_) | Error::Disagrees { .. } => 1,
         };
@@ -71,7 +73,9 @@ impl Error {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Error::Interrupted { run, .. } => Some(format!("go on with: fam-onnx train --resume {}", run.display())),
+            Error::SweepInterrupted { sweep: run, .. } | Error::Interrupted { run, .. } => {
+                Some(format!("go on with: fam-onnx train --resume {}", run.display()))
+            }
             Error::Program(Program::Runtime(error)) => runtime_hint(error),
             Error::Program(Program::Train(train::Error::Runtime(error))) => runtime_hint(error),
             Error::Program(Program::Train(error)) => train_hint(error),

@@ -18,6 +18,7 @@ mod output;
 mod print;
 mod progress;
 mod runtime;
+mod sweep;
 mod table;
 mod train;
 mod verify;

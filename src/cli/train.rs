@@ -1,13 +1,14 @@
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::{Error, Output, Result, RuntimeArgs, data::DataArgs, interrupt, progress};
 use crate::train::{
-    Config, End, LastBatch, Outcome, Resume, Schedule, Trainer, Validation,
+    Config, End, Init, LastBatch, Outcome, Resume, Schedule, Trainer, Validation,
     data::Augment,
     run::{self, Run},
+    sweep::Sweep,
 };
 
 /// Train an artifact with ONNX Runtime
@@ -24,6 +25,7 @@ Examples:
   fam-onnx train resnet.fam --data cifar.npz --val 0.1 --epochs 30 --lr 0.1 --schedule cosine --warmup 200
   fam-onnx train mlp.fam --data mnist/ --lambda 0.05 --lambda-warmup 500 -o run-0.05
   fam-onnx train resnet.fam --data photos/ --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --augment flip,crop:4,cutout:8
+  fam-onnx train mlp.fam --data mnist/ --lambda-sweep 0,1e-3,1e-2,1e-1 --seeds 3 --init random
   fam-onnx train --resume resnet.fam.run
   fam-onnx train --resume resnet.fam.run --epochs 60
   fam-onnx train --config resnet.fam.run/config.toml --seed 1 -o run-seed-1")]
@@ -80,6 +82,18 @@ pub(super) struct Train {
     /// Replace the artifact's λ
     #[arg(long, value_name = "λ", value_parser = super::lambda)]
     lambda: Option<f64>,
+    /// Runs for each of several λ, such as 0,1e-3,1e-2,1e-1, and a table and a plot of what they came to
+    ///
+    /// One artifact serves them all. The runs stand in a directory [default: the artifact's name and .sweep]; --resume goes
+    /// on with a sweep that was interrupted.
+    #[arg(long, value_name = "λ,λ,…", value_delimiter = ',', value_parser = super::lambda, conflicts_with = "lambda")]
+    lambda_sweep: Option<Vec<f64>>,
+    /// Runs of the sweep for each λ, with the seeds from --seed on [default: 1]
+    #[arg(long, value_name = "K")]
+    seeds: Option<u64>,
+    /// What a run begins with [default: artifact]
+    #[arg(long)]
+    init: Option<Init>,
     /// Steps over which λ rises from 0 [default: 0]
     #[arg(long, value_name = "STEPS")]
     lambda_warmup: Option<u64>,
@@ -130,7 +144,7 @@ impl Train {
         config.check()?;
         let directory = match &resumed {
             Some(run) => run.directory.clone(),
-            None => self.output.clone().unwrap_or_else(|| default_output(&config.artifact)),
+            None => self.output.clone().unwrap_or_else(|| default_output(&config)),
         };
         // Before anything that takes long.
         if resumed.is_none() {
@@ -138,6 +152,13 @@ impl Train {
         }
 
         let runtime = self.runtime.open(output)?;
+        if config.lambda_sweep.is_some() {
+            let sweep = match resumed {
+                Some(run) => Sweep { directory: run.directory, config },
+                None => Sweep::create(&directory, &config, self.force)?,
+            };
+            return super::sweep::run(&runtime, &sweep, output);
+        }
         let mut progress = progress::Progress::new(output);
         let (trainer, run) = match resumed {
             Some(run) => {
@@ -209,6 +230,9 @@ impl Train {
         set(&mut config.keep, &self.keep);
         set(&mut config.device, &self.runtime.device);
         set_optional(&mut config.lambda, &self.lambda);
+        set_optional(&mut config.lambda_sweep, &self.lambda_sweep);
+        set_optional(&mut config.seeds, &self.seeds);
+        set(&mut config.init, &self.init);
         set_optional(&mut config.ema, &self.ema);
         set_optional(&mut config.val, &self.val);
         set_optional(&mut config.patience, &self.patience);
@@ -231,10 +255,10 @@ fn with_absolute_paths(mut config: Config) -> Result<Config> {
     Ok(config)
 }
 
-fn default_output(artifact: &Path) -> PathBuf {
-    let mut name = artifact.file_name().unwrap_or_default().to_owned();
-    name.push(".run");
-    artifact.with_file_name(name)
+fn default_output(config: &Config) -> PathBuf {
+    let mut name = config.artifact.file_name().unwrap_or_default().to_owned();
+    name.push(if config.lambda_sweep.is_some() { ".sweep" } else { ".run" });
+    config.artifact.with_file_name(name)
 }
 
 fn finish(run: &Run, outcome: &Outcome, output: &Output) -> Result<()> {

@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{
-    Error, LastBatch, Schedule,
+    Error, Init, LastBatch, Schedule,
     data::{Augment, Options},
 };
 use crate::runtime::Device;
@@ -51,6 +51,13 @@ pub struct Config {
     /// Replaces the artifact's λ of every layer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lambda: Option<f64>,
+    /// Values of λ for a grid of runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lambda_sweep: Option<Vec<f64>>,
+    /// Runs of each value of the grid, with the seeds from `seed` on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seeds: Option<u64>,
+    pub init: Init,
     /// Steps.
     pub lambda_warmup: u64,
     /// Decay of the weights' moving average, if one is kept.
@@ -95,6 +102,9 @@ impl Default for Config {
             warmup: 0,
             seed: 0,
             lambda: None,
+            lambda_sweep: None,
+            seeds: None,
+            init: Init::Artifact,
             lambda_warmup: 0,
             ema: None,
             patience: None,
@@ -202,7 +212,7 @@ impl Config {
     pub fn check(&self) -> Result<(), Error> {
         let positive = "a number above 0";
         let numbers = |values: &[f64]| values.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
-        let checks: [(&'static str, bool, String, &'static str); 13] = [
+        let checks: [(&'static str, bool, String, &'static str); 15] = [
             ("epochs", self.epochs != Some(0), "0".to_owned(), positive),
             ("steps", self.steps != Some(0), "0".to_owned(), positive),
             ("batch-size", self.batch_size > 0, "0".to_owned(), positive),
@@ -227,6 +237,13 @@ impl Config {
                 numbers(&self.std),
                 "finite numbers above 0",
             ),
+            (
+                "lambda-sweep",
+                self.lambda_sweep.iter().flatten().all(|l| l.is_finite() && *l >= 0.0),
+                format!("{:?}", self.lambda_sweep.as_deref().unwrap_or_default()),
+                "finite numbers of 0 or more",
+            ),
+            ("seeds", self.seeds != Some(0), "0".to_owned(), positive),
             ("log-every", self.log_every > 0, "0".to_owned(), positive),
             ("checkpoint-every", self.checkpoint_every != Some(0), "0".to_owned(), positive),
             ("keep", self.keep > 0, "0".to_owned(), positive),

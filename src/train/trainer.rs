@@ -17,6 +17,7 @@ use super::{
     evaluate::Evaluator,
     event::{End, Event, Outcome, Plan},
     fingerprint::fingerprint,
+    init::initial,
     journal::Journal,
     judge,
     metrics::{Figures, StepRecord},
@@ -70,6 +71,7 @@ impl Trainer {
         files.extend([manifest.graphs.evaluate.path.as_str(), PARAMETERS]);
         manifest.verify_files(&config.artifact, &files)?;
         let tensors = crate::tensor::read_safetensors(&config.artifact.join(PARAMETERS))?;
+        let tensors = initial(config.init, config.seed, &manifest, &config.artifact, tensors)?;
         let progress = Progress { seed: config.seed, ..Progress::default() };
         let start = Checkpoint { progress, tensors, average: None };
         Trainer::prepare(runtime, config, manifest, &config.artifact, start, Resume::AnyData)
@@ -93,7 +95,10 @@ impl Trainer {
         files.push(&manifest.graphs.evaluate.path);
         manifest.verify_files(&run.directory, &files)?;
         let lock = run.lock()?;
-        let start = run.last_state(config.seed, report)?;
+        let mut start = run.last_state(config.seed, report)?;
+        if start.progress.position.step == 0 {
+            start.tensors = initial(config.init, config.seed, &manifest, &run.directory, start.tensors)?;
+        }
         let trainer = Trainer::prepare(runtime, config, manifest, &run.directory, start, data)?;
         Ok(Trainer { lock: Some(lock), ..trainer })
     }
@@ -217,6 +222,9 @@ impl Trainer {
                 clock.pause(paused);
             }
         }
+        if figures.is_none() {
+            figures = self.measure()?;
+        }
         let checkpoint = match saved.or_else(|| run.latest()) {
             Some(path) => path,
             None => self.save(run, report)?,
@@ -311,11 +319,9 @@ impl Trainer {
         journal: &mut Journal,
         report: &mut dyn FnMut(&Event),
     ) -> Result<Option<Figures>, Error> {
-        let Some(part) = &self.validation else {
+        let Some(figures) = self.measure()? else {
             return Ok(None);
         };
-        self.evaluator.share(&self.engine.judged())?;
-        let figures = self.evaluator.evaluate(&part.data, &part.indices, self.config.batch_size)?;
         let step = self.progress.position.step;
         journal.validation(step, epoch, &figures)?;
         let improved = self.metric.as_ref().is_some_and(|metric| judge::judge(&mut self.progress, metric, &figures));
@@ -324,6 +330,15 @@ impl Trainer {
             checkpoint::save(&run.best(), &self.state(run)?)?;
         }
         Ok(Some(figures))
+    }
+
+    /// Figures of the validation data, where there are any.
+    fn measure(&mut self) -> Result<Option<Figures>, Error> {
+        let Some(part) = &self.validation else {
+            return Ok(None);
+        };
+        self.evaluator.share(&self.engine.judged())?;
+        Ok(Some(self.evaluator.evaluate(&part.data, &part.indices, self.config.batch_size)?))
     }
 
     fn exhausted(&self) -> bool {
