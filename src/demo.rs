@@ -243,7 +243,7 @@ impl Bench<'_> {
                 report(Event::Trained { kind, seed, outcome: &outcome });
                 outcomes[k].push(outcome);
                 if seed == 0 {
-                    onnx::save(&artifact::export(&run, None)?.bytes, &results.join(kind.file()))?;
+                    onnx::save(&artifact::export(&run, None, false)?.bytes, &results.join(kind.file()))?;
                 }
             }
         }

@@ -626,3 +626,41 @@ fn optimisers_and_their_options() {
         manifest["state"].as_array().expect("a list").iter().filter_map(|s| s["name"].as_str()).collect();
     expect!["fc1.weight.moment1 fc1.weight.moment2 fc1.bias.moment1 fc1.bias.moment2 fc2.weight.moment1 fc2.weight.moment2 fc2.bias.moment1 fc2.bias.moment2 fc.weight.moment1 fc.weight.moment2 fc.bias.moment1 fc.bias.moment2 optimizer.step"].assert_eq(&state.join(" "));
 }
+
+/// What stood beside the model stands beside it again, and everything around the graph is as it was.
+#[test]
+fn export_keeps_external_data_and_metadata() {
+    let place = Place::new(&["lenet"]);
+    let mut model = onnx::read(&place.path().join("lenet.onnx")).expect("a model");
+    model.metadata = vec![("author".to_owned(), "somebody".to_owned())];
+    model.doc = "reads digits".to_owned();
+    onnx::write_with(&model, &place.path().join("external.onnx"), onnx::External::Always).expect("a written model");
+    for line in [
+        "inject external.onnx --layer fc2 --lambda 0.1 -o artifact.fam",
+        "export artifact.fam -o back.onnx",
+        "export artifact.fam --format safetensors -o back.safetensors",
+    ] {
+        let (code, _, stderr) = place.run(line);
+        assert_eq!(code, 0, "{stderr}");
+    }
+    let read = |file: &str| std::fs::read(place.path().join(file)).expect("a file");
+    assert!(read("back.onnx.data") == read("external.onnx.data"), "the weights, bit for bit");
+    let back = onnx::read(&place.path().join("back.onnx")).expect("a model");
+    assert_eq!((&back.metadata, &back.doc, &back.producer), (&model.metadata, &model.doc, &model.producer));
+    assert_eq!(onnx::compact(&back.graph), onnx::compact(&model.graph));
+    assert!(read("back.onnx").len() < 20_000);
+    let tensors = fam_onnx::tensor::read_safetensors(&place.path().join("back.safetensors")).expect("tensors");
+    assert_eq!(tensors.len(), 10);
+    for (name, tensor) in tensors {
+        let id = model.graph.find(&name).expect("an initialiser");
+        assert_eq!(tensor.data(), &*model.graph.value(id).data.as_ref().expect("data").bytes, "{name}");
+    }
+    place.shows(
+        "export artifact.fam --ema -o averaged.onnx",
+        expect![[r#"
+            error: artifact.fam/parameters.safetensors: the run keeps no moving average of the weights; train with an averaging decay to have one
+            hint: fam-onnx train --ema 0.999 keeps one
+            [exit 1]
+        "#]],
+    );
+}

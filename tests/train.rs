@@ -330,6 +330,11 @@ fn the_average_of_the_weights_is_pytorchs() {
     assert_eq!(loss(&averaged.tensors), validations[3].loss);
     assert_ne!(loss(&weights.tensors), validations[3].loss);
 
+    let exported = directory.path().join("averaged.safetensors");
+    let export = ["export", "--ema", "--format", "safetensors", "-o"];
+    common::run(fam_onnx(&export).args([&exported, &whole.checkpoints().join("step-23")]));
+    assert_eq!(read_safetensors(&exported).expect("tensors"), found);
+
     let (trainer, run) = new_run(&config, &directory.path().join("run"));
     train(trainer, &run, Some(7));
     train(resume(&run, &config), &run, None);

@@ -12,7 +12,7 @@ mod target;
 mod trace;
 mod write;
 
-pub use export::{Exported, export};
+pub use export::{Exported, export, export_weights};
 pub use measurement::{MeasuredLayer, Measurement, SkippedLayer, measurement};
 pub use standard::{LayerReport, Options, Plan, Report, Size, Target, plan};
 pub use trace::{Surveyed, survey};

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::{Output, Result};
@@ -16,6 +16,8 @@ Examples:
   fam-onnx export model.fam.run -o model-fam.onnx
   fam-onnx export model.fam.run/best -o model-best.onnx
   fam-onnx export model.fam.run/checkpoints/step-1000 -o model-1000.onnx
+  fam-onnx export model.fam.run --ema -o model-averaged.onnx
+  fam-onnx export model.fam.run --format safetensors -o weights.safetensors
   fam-onnx export model.fam/checkpoint -o model-fam.onnx       (of `inject --format ort-training`)")]
 pub(super) struct Export {
     /// A run, one of its checkpoints, an artifact, or a checkpoint of ONNX Runtime's training API
@@ -23,17 +25,40 @@ pub(super) struct Export {
     /// The model to write
     #[arg(short, long, value_name = "MODEL.onnx")]
     output: PathBuf,
+    /// The model, or its weights alone by their names in it
+    #[arg(long, value_enum, default_value_t = Format::Onnx)]
+    format: Format,
+    /// Take the moving average of the weights, of a run with --ema
+    #[arg(long)]
+    ema: bool,
     /// The artifact that a checkpoint of ONNX Runtime's training API belongs to [default: the one around it]
     #[arg(long, value_name = "DIR")]
     artifact: Option<PathBuf>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+enum Format {
+    Onnx,
+    Safetensors,
+}
+
 impl Export {
     pub fn run(&self, output: &Output) -> Result<()> {
-        let exported = artifact::export(&self.source, self.artifact.as_deref())?;
-        crate::onnx::save(&exported.bytes, &self.output)?;
+        let exported = match self.format {
+            Format::Onnx => artifact::export(&self.source, self.artifact.as_deref(), self.ema)?,
+            Format::Safetensors => artifact::export_weights(&self.source, self.ema)?,
+        };
+        match self.format {
+            Format::Onnx => crate::onnx::save_model(&exported.bytes, &self.output, exported.external)?,
+            Format::Safetensors => crate::onnx::save(&exported.bytes, &self.output)?,
+        }
         let from = exported.weights.display();
-        let text = format!("{} with the weights of {from}\n", self.output.display());
+        let text = match self.format {
+            Format::Onnx => format!("{} with the weights of {from}\n", self.output.display()),
+            Format::Safetensors => {
+                format!("{} with {} tensors of {from}\n", self.output.display(), exported.parameters)
+            }
+        };
         output.result(&text, || {
             json!({"version": 1, "path": self.output.display().to_string(), "weights": from.to_string(), "parameters": exported.parameters})
         })

@@ -13,6 +13,8 @@ use std::path::Path;
 
 /// How an input that stands for a weight is marked, so that filling the weights in again takes it away.
 const MARK: &str = "a weight of the model, kept apart";
+/// The same of a weight that stands in a file beside the model.
+const MARK_EXTERNAL: &str = "a weight of the model, kept apart; it was external data";
 
 /// The file at `path` with the tensors called `names` as inputs instead of data. Other external data comes inside.
 ///
@@ -32,7 +34,9 @@ pub fn without_weights(path: &Path, names: &[String]) -> Result<Vec<u8>> {
             let inside = inside(initializer, &folder);
             graph.initializer.push(inside.map_err(|f| Error::InvalidModel { file: file(), faults: vec![f] })?);
         } else if !listed.contains(initializer.name()) {
-            inputs.push(placeholder(initializer.name(), initializer.data_type(), &initializer.dims));
+            let external = initializer.data_location() == DataLocation::External;
+            let mark = if external { MARK_EXTERNAL } else { MARK };
+            inputs.push(placeholder(initializer.name(), initializer.data_type(), &initializer.dims, mark));
         }
     }
     let is_weight =
@@ -40,7 +44,7 @@ pub fn without_weights(path: &Path, names: &[String]) -> Result<Vec<u8>> {
     for node in graph.node.iter().filter(|n| is_weight(n)) {
         let value = node.attribute.iter().find_map(|a| a.t.as_ref());
         if let (Some(t), Some(name)) = (value, node.output.first()) {
-            inputs.push(placeholder(name, t.data_type(), &t.dims));
+            inputs.push(placeholder(name, t.data_type(), &t.dims, MARK));
         }
     }
     graph.node.retain(|node| !is_weight(node));
@@ -55,7 +59,6 @@ pub fn without_weights(path: &Path, names: &[String]) -> Result<Vec<u8>> {
 pub fn with_weights(bytes: &[u8], path: &Path, weights: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
     let mut model = decode(bytes, path)?;
     let Some(graph) = &mut model.graph else { return Ok(bytes.to_vec()) };
-    let marked = |input: &ValueInfoProto| input.doc_string() == MARK;
     for input in &graph.input {
         if marked(input) && !weights.contains_key(input.name()) {
             return Err(Error::MissingInput { tensor: input.name().to_string() });
@@ -82,12 +85,52 @@ pub fn save(bytes: &[u8], path: &Path) -> Result<()> {
     super::write::replace(path, |file| std::io::Write::write_all(file, bytes))
 }
 
+/// Writes the model in `bytes`, whose weights are inside: with `external`, or where they take more than 2 GB, with the large
+/// ones in `NAME.onnx.data` beside it.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::NotOnnx`] for bytes that are no model.
+pub fn save_model(bytes: &[u8], path: &Path, external: bool) -> Result<()> {
+    if !external && bytes.len() <= super::write::INLINE_LIMIT {
+        return save(bytes, path);
+    }
+    let mut model = decode(bytes, path)?;
+    let initializers = model.graph.as_mut().map(|graph| std::mem::take(&mut graph.initializer)).unwrap_or_default();
+    let folder = Folder::new(None);
+    let tensors = initializers
+        .into_iter()
+        .map(|proto| {
+            let name = proto.name().to_string();
+            tensor::decode(&proto, &name, &folder).map(|tensor| (name, tensor))
+        })
+        .collect::<Result<Vec<_>, _>>();
+    let fault = |fault| Error::InvalidModel { file: path.display().to_string(), faults: vec![fault] };
+    let tensors = tensors.map_err(fault)?;
+    super::write::beside(path, |put| {
+        if let Some(graph) = &mut model.graph {
+            graph.initializer = tensors.iter().map(|(name, tensor)| put(name, tensor)).collect();
+        }
+        model
+    })
+}
+
 fn decode(bytes: &[u8], path: &Path) -> Result<ModelProto> {
     let reason = |e: prost::DecodeError| super::NotOnnx::Protobuf { reason: e.to_string() };
     ModelProto::decode(bytes).map_err(|e| Error::NotOnnx { file: path.display().to_string(), reason: reason(e) })
 }
 
-fn placeholder(name: &str, data_type: i32, dims: &[i64]) -> ValueInfoProto {
+fn marked(input: &ValueInfoProto) -> bool {
+    [MARK, MARK_EXTERNAL].contains(&input.doc_string())
+}
+
+/// Whether the model that [`without_weights`] gave these bytes of had weights in a file beside it.
+pub fn had_external_weights(bytes: &[u8]) -> bool {
+    let model = ModelProto::decode(bytes).ok();
+    let inputs = model.as_ref().and_then(|model| model.graph.as_ref()).map(|graph| graph.input.iter());
+    inputs.into_iter().flatten().any(|input| input.doc_string() == MARK_EXTERNAL)
+}
+
+fn placeholder(name: &str, data_type: i32, dims: &[i64], mark: &str) -> ValueInfoProto {
     use proto::tensor_shape_proto::{Dimension, dimension};
     let dim = dims.iter().map(|&n| Dimension { value: Some(dimension::Value::DimValue(n)), ..Dimension::default() });
     let shape = proto::TensorShapeProto { dim: dim.collect() };
@@ -96,7 +139,7 @@ fn placeholder(name: &str, data_type: i32, dims: &[i64]) -> ValueInfoProto {
     ValueInfoProto {
         name: Some(name.to_string()),
         r#type: Some(TypeProto { value: Some(value), ..TypeProto::default() }),
-        doc_string: Some(MARK.to_string()),
+        doc_string: Some(mark.to_string()),
         ..ValueInfoProto::default()
     }
 }

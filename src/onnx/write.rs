@@ -15,7 +15,7 @@ use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 
 /// Protobuf messages end at 2 GB; some room is left for what is not weights.
-const INLINE_LIMIT: usize = (2 << 30) - (16 << 20);
+pub(super) const INLINE_LIMIT: usize = (2 << 30) - (16 << 20);
 /// Smaller tensors stay in the model file.
 const EXTERNAL_FROM: usize = 1024;
 /// Offsets of external tensors are multiples of a page, so that runtimes can map them.
@@ -62,6 +62,11 @@ pub fn write_with(model: &Model, path: &Path, external: External) -> Result<()> 
     if external == External::Auto && weights(&model.graph) <= INLINE_LIMIT {
         return replace(path, |file| file.write_all(&to_bytes(model)));
     }
+    beside(path, |put| message(model, put))
+}
+
+/// Writes the message that `make` builds, with the tensors that it puts in `NAME.onnx.data`.
+pub(super) fn beside(path: &Path, make: impl FnOnce(&mut Put) -> ModelProto) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(".data");
     let location = name.to_string_lossy().into_owned();
@@ -69,7 +74,7 @@ pub fn write_with(model: &Model, path: &Path, external: External) -> Result<()> 
     // The data comes first: a model file never refers to data that is not there.
     replace(&path.with_file_name(&name), |file| {
         let mut fault = None;
-        let made = message(model, &mut |name, tensor| match put(file, &location, name, tensor) {
+        let made = make(&mut |name, tensor| match put(file, &location, name, tensor) {
             Ok(proto) => proto,
             Err(error) => {
                 fault.get_or_insert(error);
@@ -135,7 +140,7 @@ fn text(value: &str) -> Option<String> {
 }
 
 /// How an initialiser is written: inside the message or beside it.
-type Put<'p> = dyn FnMut(&str, &Tensor) -> TensorProto + 'p;
+pub(super) type Put<'p> = dyn FnMut(&str, &Tensor) -> TensorProto + 'p;
 
 fn message(model: &Model, put: &mut Put) -> ModelProto {
     let opset = opset(model);

@@ -201,7 +201,7 @@ pub fn export(source: &Path, artifact: Option<&Path>) -> Result<Exported> {
     }
     let parameters = parameters(&record, &checkpoint, &weights)?;
     let filled = onnx::with_weights(&bytes, &model, &parameters)?;
-    Ok(Exported { bytes: filled, weights, step: checkpoint.step, parameters: parameters.len() })
+    Ok(Exported { bytes: filled, external: false, weights, step: checkpoint.step, parameters: parameters.len() })
 }
 
 /// The nearest artifact at or above a checkpoint.
