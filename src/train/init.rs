@@ -73,8 +73,8 @@ pub(super) fn initial(
     let model = onnx::read_bytes(&filled, Some(directory)).map_err(broken)?;
     let mut tensors = tensors;
     for (name, drawn) in random_weights(&model.graph, seed) {
-        if tensors.contains_key(&name) {
-            tensors.insert(name, tensor::Tensor::new(drawn.dtype, drawn.shape.clone(), drawn.bytes.to_vec())?);
+        if let Some(stored) = tensors.get_mut(&name) {
+            *stored = tensor::Tensor::new(drawn.dtype, drawn.shape.clone(), drawn.bytes.to_vec())?;
         }
     }
     Ok(tensors)

@@ -36,7 +36,7 @@ pub(super) fn checks(
         false => (&case.gradient, &graphs.gradient.kappa, &graphs.gradient.loss),
         true => (&case.evaluate, &graphs.evaluate.kappa, &graphs.evaluate.loss),
     };
-    let exported = artifact::export(path, None)?;
+    let exported = artifact::export(path, None, false)?;
     let inference = onnx::read_bytes(&exported.bytes, None)?;
     let mut checks = Vec::new();
     for (layer, name) in case.manifest().layers.iter().zip(names) {
