@@ -35,7 +35,7 @@ def arguments():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd")
     parser.add_argument("--lr", type=float, help="default: 0.02, adamw 0.002")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of the samples")
+    parser.add_argument("--seed", type=int, default=1, help="of the order of the samples")
     parser.add_argument("--tolerance", type=float, default=1e-4)
     parser.add_argument("--pytorch", help=argparse.SUPPRESS)
     args = parser.parse_args()
