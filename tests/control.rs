@@ -334,5 +334,6 @@ fn a_sequence_that_only_a_run_knows_has_no_derivative() {
     let error = grad_model(&read, "y", &["x".to_string()]).expect_err("no derivative");
     expect![[r#"
         1 node on the path has no derivative:
-          split/SequenceConstruct (SequenceConstruct): there is no rule for this operator"#]].assert_eq(&error.to_string());
+          split/SequenceConstruct (SequenceConstruct): there is no rule for this operator"#]]
+    .assert_eq(&error.to_string());
 }
