@@ -162,6 +162,10 @@ fn models_that_end_in_an_activation() {
     for op in ["Softmax", "LogSoftmax", "Sigmoid"] {
         save_net(&place, &format!("{op}.onnx"), 3, |z| activation(op, z));
     }
+    save_net(&place, "binary.onnx", 1, |z| {
+        let p = activation("Sigmoid", z);
+        z.builder().op("Concat", &[1.0 - p, p], Attrs::new().with("axis", -1))
+    });
     let notes = |line: &str| {
         let (_, _, stderr) = place.run(&format!("inject {line} --layer fc --lambda 0.1 --dry-run"));
         stderr
@@ -174,6 +178,7 @@ fn models_that_end_in_an_activation() {
         "Sigmoid.onnx --loss bce",
         "Sigmoid.onnx --loss bce-with-logits",
         "Sigmoid.onnx --loss mse",
+        "binary.onnx",
     ];
     let said: String = lines.iter().map(|line| format!("{line}\n{}", notes(line))).collect();
     expect![[r#"
@@ -190,6 +195,8 @@ fn models_that_end_in_an_activation() {
         Sigmoid.onnx --loss bce-with-logits
         note: the model ends in Sigmoid: bce-with-logits reads its input "MatMul" instead of "y"
         Sigmoid.onnx --loss mse
+        binary.onnx
+        note: the model ends in 1 − p and p of a Sigmoid: softmax-cross-entropy reads 0 and its input "MatMul" instead of "y"
     "#]]
     .assert_eq(&said);
 }

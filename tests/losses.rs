@@ -165,9 +165,6 @@ fn losses_above_nets_equal_pytorch() {
         let (outputs, ..) = above(case, &oracle, 0.0, None);
         faults.extend(differs(&key("loss"), scalar(&outputs, "loss"), oracle.scalar(&key("loss")), 1e-6));
         faults.extend(gradient_faults(case, &oracle, &outputs, "grad_plain"));
-        if case["model"] != "mlp" {
-            continue;
-        }
         let (outputs, ..) = above(case, &oracle, 0.1, Some(Estimator::Exact));
         let (kappa, expected) = (scalar(&outputs, "kappa"), oracle.scalar(&key("kappa")));
         if exceeds((kappa - expected).abs(), 1e-5 * expected.abs()) {

@@ -5,7 +5,7 @@ use super::standard::{Options, Target};
 use super::trace::Opened;
 use crate::error::{Error, Result, nearest_names};
 use crate::flatness::Objective;
-use crate::ir::{Builder, Dim, Graph, Node, Val, ValueId};
+use crate::ir::{Attrs, Builder, Dim, Graph, Node, Val, ValueId};
 use crate::loss::{Inlined, Loss, Settings};
 
 /// The scalar in the graph, and the labels that it is a function of.
@@ -90,6 +90,17 @@ fn labelled<'g>(b: &'g Builder, output: Val<'g>, settings: &Settings, notes: &mu
             false => format!("the model ends in {op}: {before} of {from:?} is taken as {after} of its input {to:?}"),
         });
         settings.kind = loss;
+    } else if settings.kind == Loss::SoftmaxCrossEntropy
+        && let Some(z) = b.read(|g| complement(g, output.id()))
+    {
+        let z = b.val(z);
+        b.scope("loss/logits/");
+        read = b.op("Concat", &[z.like(0.0).expand(&z.shape()), z], Attrs::new().with("axis", 1));
+        notes.push(format!(
+            "the model ends in 1 − p and p of a Sigmoid: softmax-cross-entropy reads 0 and its input {:?} instead of {:?}",
+            z.name(),
+            output.name()
+        ));
     } else if settings.kind == Loss::Nll
         && b.read(|g| last_computation(g, output.id()).is_some_and(|n| n.op == "Softmax"))
     {
@@ -128,6 +139,19 @@ fn ending(graph: &Graph, id: ValueId, loss: Loss) -> Option<(Node, Loss)> {
     let over_classes = node.attrs.int("axis").unwrap_or(-1).rem_euclid(rank.max(1)) == 1;
     let absorbed = loss.absorbing(&node.op).filter(|_| over_classes || node.op == "Sigmoid")?;
     Some((node.clone(), absorbed))
+}
+
+/// `z` where `id` is `[1 − σ(z), σ(z)]` along the classes, as scikit-learn's binary classifiers end: the softmax of `[0, z]`.
+fn complement(graph: &Graph, id: ValueId) -> Option<ValueId> {
+    let made_by = |id: ValueId, op: &str| graph.value(id).producer.map(|n| graph.node(n)).filter(|n| n.op == op);
+    let concat = last_computation(graph, id).filter(|node| node.op == "Concat")?;
+    let (&[Some(first), Some(second)], Some(1 | -1)) = (concat.inputs.as_slice(), concat.attrs.int("axis")) else {
+        return None;
+    };
+    let (sub, sigmoid) = (made_by(first, "Sub")?, made_by(second, "Sigmoid")?);
+    let one = graph.value(sub.input(0)?).data.as_ref()?.to_f64().iter().all(|&v| v == 1.0);
+    let single = graph.value(second).fact.shape.as_ref().is_some_and(|s| s.len() == 2 && s[1].is_one());
+    (one && single && sub.input(1) == Some(second)).then(|| sigmoid.input(0)).flatten()
 }
 
 /// The node that computes `id`, behind what only passes it on.
