@@ -5,9 +5,11 @@ mod common;
 use std::collections::{BTreeMap, HashMap};
 
 use common::fixture;
+use common::rng::Rng;
 use common::step::*;
-use fam_onnx::artifact::{Options, Plan, Target};
-use fam_onnx::flatness::{Estimator, Measure};
+use fam_onnx::artifact::manifest::{Dim, Source};
+use fam_onnx::artifact::{self, Options, Plan, Target};
+use fam_onnx::flatness::{Estimator, Measure, Probes};
 use fam_onnx::ir::Model;
 use fam_onnx::loss::Loss;
 use fam_onnx::onnx;
@@ -165,4 +167,84 @@ fn heads_and_ways() {
         text += &format!("{} | {} | {at} | {}\n", run.label(), layer.class, layer.why);
     }
     expect_test::expect_file!["golden/heads.txt"].assert_eq(&text);
+}
+
+/// Model, loss, layer: one of each kind of head and layer.
+const ESTIMATED: &[(&str, &str, &str)] = &[
+    ("relu", "softmax-cross-entropy", "fc1"),
+    ("wide", "mse", "fc2"),
+    ("tanh", "softmax-cross-entropy", "fc1"),
+    ("tagger-smooth", "softmax-cross-entropy", "fc1"),
+    ("conv2d", "softmax-cross-entropy", "conv2"),
+    ("transposed1d", "softmax-cross-entropy", "conv"),
+    ("attention", "softmax-cross-entropy", "qkv"),
+    ("tied-smooth", "softmax-cross-entropy", "tied"),
+    ("autoencoder3d", "dice-with-logits", "down"),
+    ("contrastive", "output", "fc1"),
+];
+
+/// Runs of the graph, and probes a run: 4,096 in all.
+const RUNS: usize = 64;
+const SAMPLES: i64 = 64;
+
+/// The mean of the estimates and its standard error, over [`RUNS`] runs of [`SAMPLES`] probes.
+fn estimate(run: &Run<'_>, options: &Options) -> (f64, f64) {
+    let plan = plan(&read(&run.file), options);
+    let mut session = session(&run.file, graph(&plan, "evaluate.onnx"));
+    let (mut feeds, mut rng) = (run.feeds(&plan), Rng(11));
+    let batch = feeds["x"].shape()[0];
+    let draws: Vec<f64> = (0..RUNS)
+        .map(|_| {
+            for probe in plan.manifest.probes() {
+                let size = |dim: &Dim| if let Dim::Fixed(n) = dim { *n } else { batch };
+                let shape: Vec<usize> = probe.shape.iter().map(size).collect();
+                feeds.insert(probe.name.clone(), rng.signs(&shape));
+            }
+            let outputs = common::step::run(&mut session, &feeds);
+            scalar(&outputs, &plan.manifest.graphs.evaluate.kappa[0])
+        })
+        .collect();
+    let mean = draws.iter().sum::<f64>() / RUNS as f64;
+    let variance = draws.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (RUNS as f64 - 1.0);
+    (mean, (variance / RUNS as f64).sqrt())
+}
+
+/// Every kind of probes that is unbiased for a layer, by both measures. With `--nocapture`, the spread of one probe.
+#[test]
+fn estimates_are_unbiased_with_every_kind_of_probes() {
+    let (index, oracle) = (index(), Oracle::read(FIXTURE, "oracle.npz"));
+    let runs = runs(&index, &oracle);
+    let mut faults = Vec::new();
+    for (model, loss, layer) in ESTIMATED {
+        let run = runs.iter().find(|r| r.file == *model && r.case.loss == *loss && r.case.layer == *layer);
+        let run = run.expect("a case of that name");
+        for (measure, key) in [(Measure::Neuronwise, "kappa"), (Measure::Layerwise, "kappa_hat")] {
+            let expected = oracle.scalar(&run.key(key));
+            for probes in Probes::ALL {
+                let base = run.options(Estimator::Hutchinson);
+                let options = Options { measure, probes: Some(probes), samples: SAMPLES, ..base };
+                let source = Source { name: String::new(), sha256: String::new() };
+                if artifact::plan(&read(&run.file), &options, source).is_err() {
+                    continue;
+                }
+                let (mean, error) = estimate(run, &options);
+                // float32 rounds what does not vary.
+                let off = (mean - expected).abs() / error.max(1e-6 * expected.abs());
+                let spread = error * ((RUNS * SAMPLES as usize) as f64).sqrt() / expected.abs();
+                println!(
+                    "{model} {loss} {layer} {key} {}: {expected:.4}, one probe ± {:.0} %",
+                    probes.name(),
+                    100.0 * spread
+                );
+                if exceeds(off, 4.0) {
+                    faults.push(format!(
+                        "{} {key} {}: mean {mean:e}, expected {expected:e}, off by {off:.1} standard errors",
+                        run.label(),
+                        probes.name()
+                    ));
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
 }

@@ -175,7 +175,7 @@ impl Site {
         Some(Route::Reverse { samples, passes: if free { 0 } else { passes } })
     }
 
-    /// Kinds of probes that are unbiased here, the one with the least noise for its cost first.
+    /// Kinds of probes that are unbiased here.
     pub fn probes(&self, layer: &Layer) -> Vec<Probes> {
         let independent = self.positions_independent(layer);
         let own = independent && self.output.len() == 2 && self.feature(layer) == Some(1) && self.counts_samples;
@@ -184,12 +184,7 @@ impl Site {
             Probes::Shared => independent,
             Probes::LowRank | Probes::Full => true,
         };
-        let mut kinds: Vec<Probes> = Probes::ALL.into_iter().filter(allowed).collect();
-        if !own {
-            // One vector for all positions is unbiased, but noisier than one for all weights.
-            kinds.sort_by_key(|kind| *kind == Probes::Shared);
-        }
-        kinds
+        Probes::ALL.into_iter().filter(allowed).collect()
     }
 }
 

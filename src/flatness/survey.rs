@@ -17,6 +17,9 @@ pub const EXACT_LIMIT: f64 = 1.10;
 /// Plain steps that an estimate has to save to be worth its noise.
 const WORTH_NOISE: f64 = 0.05;
 
+/// What full probes may cost, in estimates with probes of rank one, which are noisier.
+const FULL_LIMIT: f64 = 1.25;
+
 /// A linearisation of the loss and of what it reads, in this order, with its tape.
 pub struct Tapes<'a, 'g> {
     pub nodes: &'a [TanNode<'g>],
@@ -116,9 +119,17 @@ impl Survey {
         price::estimated(layer, &self.site, &self.head, kind, samples)
     }
 
+    /// The kind asked for, or the one with the least noise for its cost: signs for positions before signs for the weight,
+    /// and of these a full matrix where it costs little more than one of rank one.
     fn probes(&self, layer: &Layer, request: &Request) -> Probes {
         let allowed = self.site.probes(layer);
-        request.probes.or(allowed.first().copied()).unwrap_or(Probes::Full)
+        let time = |kind| self.estimated(layer, kind, request.samples).time();
+        let by_default = || match allowed.first() {
+            Some(Probes::LowRank) if time(Probes::Full) > FULL_LIMIT * time(Probes::LowRank) => Probes::LowRank,
+            Some(Probes::LowRank) | None => Probes::Full,
+            Some(first) => *first,
+        };
+        request.probes.unwrap_or_else(by_default)
     }
 
     /// The way asked for, or the exact one where it is predicted to cost at most [`EXACT_LIMIT`] plain steps.

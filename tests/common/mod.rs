@@ -5,6 +5,7 @@
 pub mod judge;
 pub mod npz;
 pub mod place;
+pub mod rng;
 pub mod step;
 
 use std::{
