@@ -499,10 +499,10 @@ fn inspect_of_an_mlp() {
             ─────  ────────────  ────────  ────────  ───────────  ─────────────────────────────────────────
             conv1  exact          46.06 M   37.36 M        45.31  by definition, 36 second derivatives
             conv1  gauss-newton    5.03 M    3.06 M         4.84  closed form, 5 reverse passes of the head
-            conv1  hutchinson      1.07 M    1.05 M         2.71  low-rank probes
+            conv1  hutchinson      1.28 M    1.04 M         2.66  full probes
             conv2  exact          50.56 M   43.58 M        53.85  by definition, 96 second derivatives
             conv2  gauss-newton    4.39 M    1.76 M         3.38  closed form, 5 reverse passes of the head
-            conv2  hutchinson    219.47 k  461.64 k         1.93  low-rank probes
+            conv2  hutchinson    533.58 k  455.11 k         1.92  full probes
             fc     exact          13.63 k    8.45 k         1.06  closed form
             fc     gauss-newton   13.63 k    8.45 k         1.06  closed form
             fc     hutchinson     19.39 k    5.38 k         1.04  per-sample probes
