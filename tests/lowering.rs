@@ -2,10 +2,11 @@
 
 use fam_onnx::ad::{Tape, linearise};
 use fam_onnx::eval::evaluate;
-use fam_onnx::ir::{Attrs, Builder, DType, Dim, Fact, Graph, Val, verify};
+use fam_onnx::ir::{Attrs, Builder, DType, Dim, Fact, Graph, Tensor, Val, verify};
 use fam_onnx::linear::Cotangent;
 use fam_onnx::lower::composites;
 use fam_onnx::ops::Array;
+use fam_onnx::simplify::dead_code;
 use std::collections::HashMap;
 
 fn input<'g>(b: &'g Builder, name: &str, shape: &[i64]) -> Val<'g> {
@@ -70,4 +71,28 @@ fn the_indices_of_a_max_pool_come_from_the_forward_node() {
     assert!(pulled[0].is_some());
     assert_eq!(b.read(|g| g.nodes.iter().filter(|n| n.op == "MaxPool").count()), 1);
     assert_eq!(b.op("MaxPool", &[x], attrs).id(), y.id());
+}
+
+/// The operators of a node and of its gradient in the first input.
+fn operators(op: &str, shape: &[i64], scales: &[f64], attrs: Attrs) -> Vec<String> {
+    let b = Builder::new();
+    let x = input(&b, "x", shape);
+    let scales = b.constant(Tensor::from_f64(DType::F32, &[scales.len()], scales.iter().copied()));
+    let y = b.node(op, &[Some(x), None, Some(scales)], attrs, 1)[0];
+    let seed = b.input("seed", y.fact(), None);
+    let tape = Tape::new(&b);
+    let pulled = linearise(&tape, &[y], &[x]).expect("a rule").vjp(&[Some(Cotangent::new(seed))], None);
+    b.output(y, "y");
+    b.output(pulled[0].as_ref().expect("a gradient").materialise(), "x.grad");
+    let graph = dead_code(&b.finish().expect("a sound graph"));
+    graph.nodes.iter().map(|n| n.op.clone()).collect()
+}
+
+#[test]
+fn a_resize_stays_and_its_gradient_is_short() {
+    let shape = [2, 3, 4, 4];
+    let twice = [1.0, 1.0, 2.0, 2.0];
+    assert_eq!(operators("Resize", &shape, &twice, Attrs::new()), ["Resize", "Reshape", "ReduceSum"]);
+    let linear = Attrs::new().with("mode", "linear");
+    assert_eq!(operators("Resize", &shape, &twice, linear), ["Resize", "MatMul", "MatMul"]);
 }
