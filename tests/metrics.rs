@@ -108,7 +108,7 @@ fn a_crash_leaves_no_step_twice_in_any_file() {
             assert_eq!(cell.parse::<f32>().ok(), found.as_f64().map(|v| v as f32), "{name} in {line}");
         }
     }
-    expect!["step,epoch,set,loss,kappa,objective,kappa_share,lr,examples_per_second,accuracy"]
+    expect!["step,epoch,set,loss,kappa,objective,kappa_share,gradient_norm,lr,examples_per_second,accuracy"]
         .assert_eq(&rows[0].join(","));
 }
 

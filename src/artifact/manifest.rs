@@ -231,6 +231,9 @@ pub struct TrainGraph {
     /// One a layer, in the order of `layers`; empty where λ = 0.
     pub kappa: Vec<String>,
     pub objective: String,
+    /// Output, the joint norm of the objective's gradients before clipping; a float32 scalar.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_norm: Option<String>,
     /// Parameter or state → output that holds its new value.
     pub updates: BTreeMap<String, String>,
 }

@@ -196,7 +196,8 @@ fn assemble(model: &Model, options: &Options) -> Result<Plan> {
         .chain([names.objective.clone()])
         .collect();
     let gradient = cutter.cut("gradient", &[&scalars, &of(&names.gradients), &of(&names.statistics)])?;
-    let train = cutter.cut("train", &[&scalars, &of(&names.steps), &of(&names.statistics)])?;
+    let norm: Vec<String> = names.gradient_norm.iter().cloned().collect();
+    let train = cutter.cut("train", &[&scalars, &norm, &of(&names.steps), &of(&names.statistics)])?;
     let optimizer = optimizer(model, &whole, &names, options)?;
     let graphs = vec![
         ("gradient.onnx", gradient),
@@ -241,6 +242,8 @@ struct Names {
     trained_kappa: Vec<String>,
     /// Trained parameter → gradient of the objective.
     gradients: BTreeMap<String, String>,
+    /// Their joint norm.
+    gradient_norm: Option<String>,
     /// Gradients of the loss alone.
     plain: Vec<String>,
     /// Trained parameter or optimiser state → new value.
@@ -271,6 +274,7 @@ fn name_outputs<'g>(b: &'g Builder, traced: &Traced<'g>, options: &Options, rate
         trained_kappa: if traced.lambdas.iter().any(Option::is_some) { kappa.clone() } else { Vec::new() },
         kappa,
         gradients: BTreeMap::new(),
+        gradient_norm: None,
         plain: Vec::new(),
         steps: BTreeMap::new(),
         statistics: BTreeMap::new(),
@@ -280,6 +284,8 @@ fn name_outputs<'g>(b: &'g Builder, traced: &Traced<'g>, options: &Options, rate
         let name = parameter.name();
         names.gradients.insert(name.clone(), b.output(*gradient, &format!("{name}.grad")));
     }
+    let gradients: Vec<Val> = traced.gradients.iter().map(|(_, gradient)| *gradient).collect();
+    names.gradient_norm = optim::gradient_norm(b, &gradients).map(|norm| b.output(norm, "gradient_norm"));
     for (name, next, state) in steps(b, &traced.gradients, options, rate) {
         names.steps.insert(name.clone(), b.output(next, &format!("{name}.next")));
         names.state.extend(state.map(|fact| (name, fact)));
@@ -452,6 +458,7 @@ fn describe(
                 loss: names.loss.clone(),
                 kappa: names.trained_kappa.clone(),
                 objective: names.objective.clone(),
+                gradient_norm: names.gradient_norm.clone(),
                 updates,
             },
             evaluate: manifest::EvaluateGraph {

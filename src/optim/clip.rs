@@ -1,14 +1,20 @@
-//! Clipping.
+//! The joint norm of gradients, and clipping by it.
 
 use crate::ir::{Attrs, Builder, DType, Val};
+
+/// `√Σ‖g‖²` over all gradients, a float32 scalar; `None` where there are none.
+pub fn gradient_norm<'g>(b: &'g Builder, gradients: &[Val<'g>]) -> Option<Val<'g>> {
+    b.scope("gradient_norm/");
+    let squares = gradients.iter().map(|g| g.square().sum_all().cast(DType::F32));
+    Some(squares.reduce(|sum, square| sum + square)?.sqrt())
+}
 
 /// The gradients scaled so that their joint norm is at most `limit`, as PyTorch's `clip_grad_norm_`:
 /// `g · min(1, limit / (‖g‖ + 1e-6))`.
 pub fn clip_by_norm<'g>(b: &'g Builder, gradients: &[Val<'g>], limit: f64) -> Vec<Val<'g>> {
+    let Some(norm) = gradient_norm(b, gradients) else { return Vec::new() };
     b.scope("clip/");
-    let squares = gradients.iter().map(|g| g.square().sum_all().cast(DType::F32));
-    let Some(total) = squares.reduce(|sum, square| sum + square) else { return Vec::new() };
-    let ratio = limit / (total.sqrt() + 1e-6);
+    let ratio = limit / (norm + 1e-6);
     let scale = b.op("Min", &[ratio, ratio.like(1.0)], Attrs::new());
     gradients.iter().map(|g| *g * scale.cast(g.dtype())).collect()
 }

@@ -6,7 +6,7 @@ mod clip;
 mod sgd;
 
 pub use adam::Adam;
-pub use clip::clip_by_norm;
+pub use clip::{clip_by_norm, gradient_norm};
 pub use sgd::Sgd;
 
 use crate::ir::{Builder, Fact, Val};

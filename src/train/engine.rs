@@ -135,7 +135,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Loss, objective, and κ of each layer, of the last step.
+    /// Loss, objective, κ of each layer and, of one batch a step, the norm of the gradient; of the last step.
     ///
     /// # Errors
     /// [`Error::Runtime`].
@@ -212,6 +212,7 @@ fn fused(manifest: &Manifest, session: Session, initial: &Tensors) -> Result<Ste
         .collect();
     let mut scalars = vec![graph.loss.as_str(), graph.objective.as_str()];
     scalars.extend(graph.kappa.iter().map(String::as_str));
+    scalars.extend(graph.gradient_norm.as_deref());
     Ok(Step::new(session, &carried, initial, &scalars)?)
 }
 

@@ -13,6 +13,8 @@ pub struct StepRecord {
     /// By the graph's name for it, `kappa` or `kappa.LAYER`.
     pub kappa: Vec<(String, f64)>,
     pub objective: f64,
+    /// Of the objective, before clipping; `None` where micro-batches are summed up, and in artifacts that do not measure it.
+    pub gradient_norm: Option<f64>,
     pub lr: f64,
     /// Since the line before.
     pub examples_per_second: f64,
@@ -31,6 +33,7 @@ impl StepRecord {
         named.extend(self.kappa.iter().map(|(name, value)| (name.as_str(), *value)));
         named.push(("objective", self.objective));
         named.extend(self.kappa_share().map(|share| ("kappa_share", share)));
+        named.extend(self.gradient_norm.map(|norm| ("gradient_norm", norm)));
         named.push(("lr", self.lr));
         named.push(("examples_per_second", self.examples_per_second.round()));
         named

@@ -1,6 +1,6 @@
 //! Which samples train and which validate, and how an epoch is cut into steps.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -89,6 +89,18 @@ impl Cut {
     }
 }
 
+/// Classes are numbered by their names: of other names the same numbers mean something else.
+fn check_classes(training: &Dataset, validation: &Dataset, path: &Path) -> Result<(), Error> {
+    match (&training.classes, &validation.classes) {
+        (Some(expected), Some(found)) if expected != found => {
+            let (expected, found) = (expected.join(", "), found.join(", "));
+            let why = format!("the classes are {found}; expected those of the training data: {expected}");
+            Err(data::Error::File { path: path.to_owned(), why }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The samples to train on, and those to validate with.
 ///
 /// # Errors
@@ -100,7 +112,9 @@ pub(super) fn load(config: &Config, spec: &data::Spec) -> Result<(Part, Option<P
     let (training, validation) = match &config.val {
         Some(Validation::File(path)) => {
             let mut other = data::read(path, &options)?;
-            (Part::whole(dataset), Some(Part::whole(Dataset::new(&mut other, spec)?)))
+            let other = Dataset::new(&mut other, spec)?;
+            check_classes(&dataset, &other, path)?;
+            (Part::whole(dataset), Some(Part::whole(other)))
         }
         Some(Validation::Fraction(fraction)) => {
             let samples = dataset.samples();

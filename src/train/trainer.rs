@@ -250,7 +250,7 @@ impl Trainer {
         let mut columns = vec!["loss".to_owned()];
         columns.extend(graphs.train.kappa.iter().cloned());
         columns.extend(graphs.evaluate.kappa.iter().filter(|name| !graphs.train.kappa.contains(name)).cloned());
-        columns.extend(["objective", "kappa_share", "lr", "examples_per_second"].map(str::to_owned));
+        columns.extend(["objective", "kappa_share", "gradient_norm", "lr", "examples_per_second"].map(str::to_owned));
         let spec = self.evaluator.spec();
         let scores = Task::of_artifact(&self.manifest, spec).map(|task| task.figures(spec)).unwrap_or_default();
         columns.extend(scores.into_iter().map(str::to_owned));
@@ -298,7 +298,8 @@ impl Trainer {
             return Err(Error::NonFinite { step, what: what.to_owned(), value, last });
         }
         let (step, epoch) = (position.step + 1, position.epoch + 1);
-        Ok(StepRecord { step, epoch, loss, kappa, objective, lr, examples_per_second: 0.0 })
+        let gradient_norm = values.get(2 + names.len()).copied();
+        Ok(StepRecord { step, epoch, loss, kappa, objective, gradient_norm, lr, examples_per_second: 0.0 })
     }
 
     fn advance(&mut self, steps_per_epoch: u64) -> Position {
