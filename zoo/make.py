@@ -4,6 +4,7 @@ A model that an exporter refuses is reported with the exporter's reason in `fail
 """
 import json
 import pathlib
+import re
 import sys
 import traceback
 
@@ -23,7 +24,8 @@ def main(directory, names):
             print(name, flush=True)
         except Exception as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-            failed[name] = f"{type(error).__name__}: {lines[0]}"[:300]
+            # Without the colours that exporters write.
+            failed[name] = re.sub("\x1b\\[[0-9;]*m", "", f"{type(error).__name__}: {lines[0]}")[:300]
             print(f"{name}: {failed[name]}", flush=True)
             with (directory / "failed.log").open("a") as log:
                 log.write(f"{name}\n{traceback.format_exc()}\n")

@@ -22,6 +22,6 @@ pub use dtype::DType;
 pub use fact::Fact;
 pub use graph::{Graph, Model, Node, NodeId, Value, ValueId};
 pub use shape::{broadcast, broadcast_named, count, fixed, same_or_one};
-pub use tensor::{Bytes, Tensor};
+pub use tensor::{Bytes, MappedFile, Tensor};
 pub use val::Val;
 pub use verify::verify;

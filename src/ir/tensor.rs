@@ -4,12 +4,19 @@ use super::DType;
 use half::{bf16, f16};
 use memmap2::Mmap;
 use std::hash::{Hash, Hasher};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 #[derive(Clone)]
 pub enum Bytes {
     Owned(Arc<[u8]>),
-    Mapped { map: Arc<Mmap>, offset: usize, len: usize },
+    Mapped { file: Arc<MappedFile>, offset: usize, len: usize },
+}
+
+/// A file of weights, mapped for reading.
+pub struct MappedFile {
+    pub path: PathBuf,
+    pub map: Mmap,
 }
 
 impl std::ops::Deref for Bytes {
@@ -18,7 +25,7 @@ impl std::ops::Deref for Bytes {
         match self {
             Bytes::Owned(bytes) => bytes,
             // The reader checks the range against the file before it makes one.
-            Bytes::Mapped { map, offset, len } => map.get(*offset..offset + len).unwrap_or(&[]),
+            Bytes::Mapped { file, offset, len } => file.map.get(*offset..offset + len).unwrap_or(&[]),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::fault::ExternalFault;
 use super::proto::StringStringEntryProto;
-use crate::ir::Bytes;
+use crate::ir::{Bytes, MappedFile};
 use memmap2::Mmap;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// The model's folder and the files mapped from it.
 pub(super) struct Folder {
     dir: Option<PathBuf>,
-    maps: RefCell<HashMap<PathBuf, Arc<Mmap>>>,
+    maps: RefCell<HashMap<PathBuf, Arc<MappedFile>>>,
 }
 
 impl Folder {
@@ -40,28 +40,29 @@ impl Folder {
         {
             return Err(ExternalFault::Length { found, expected: length });
         }
-        let (path, map) = self.map(location)?;
-        let end = offset.checked_add(length).filter(|&end| end <= map.len() as u64);
+        let file = self.map(location)?;
+        let end = offset.checked_add(length).filter(|&end| end <= file.map.len() as u64);
         if end.is_none() {
-            return Err(ExternalFault::PastEnd { path, size: map.len() as u64, offset, length });
+            let (path, size) = (file.path.clone(), file.map.len() as u64);
+            return Err(ExternalFault::PastEnd { path, size, offset, length });
         }
         // The range was checked against the file's length, which is a usize.
-        Ok(Bytes::Mapped { map, offset: offset as usize, len: size })
+        Ok(Bytes::Mapped { file, offset: offset as usize, len: size })
     }
 
-    fn map(&self, location: &str) -> Result<(PathBuf, Arc<Mmap>), ExternalFault> {
+    fn map(&self, location: &str) -> Result<Arc<MappedFile>, ExternalFault> {
         let path = self.resolve(location)?;
         if let Some(map) = self.maps.borrow().get(&path) {
-            return Ok((path, map.clone()));
+            return Ok(map.clone());
         }
         let unreadable = |reason: String| ExternalFault::Unreadable { path: path.clone(), reason };
         let file = File::open(&path).map_err(|e| unreadable(e.to_string()))?;
         // SAFETY: the map is only read. Bytes change under it only if another process writes into the data file in
         // place while the model is in use; writers of models, this one included, replace files instead.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| unreadable(e.to_string()))?;
-        let map = Arc::new(map);
-        self.maps.borrow_mut().insert(path.clone(), map.clone());
-        Ok((path, map))
+        let file = Arc::new(MappedFile { path: path.clone(), map });
+        self.maps.borrow_mut().insert(path, file.clone());
+        Ok(file)
     }
 
     /// The file that `location` names, after checking that it lies in the folder: neither an absolute path nor `..`

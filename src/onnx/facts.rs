@@ -76,9 +76,9 @@ pub(super) fn wanting(graph: &Graph) -> bool {
     })
 }
 
-/// What tract infers from the file, by value name; nothing where it gives up.
-pub(super) fn from_tract(bytes: &[u8], dir: Option<&Path>, symbols: &Symbols) -> Declared {
-    if bytes.len() > TRACT_LIMIT {
+/// What tract infers from the file, by value name; nothing where it gives up. `external`: bytes of data beside the file.
+pub(super) fn from_tract(bytes: &[u8], external: usize, dir: Option<&Path>, symbols: &Symbols) -> Declared {
+    if bytes.len() + external > TRACT_LIMIT {
         return Declared::new();
     }
     quietly(|| infer(bytes, dir, symbols).unwrap_or_default()).unwrap_or_default()

@@ -11,6 +11,7 @@ use super::raw::{Expander, INLINE_LIMIT, RawAttr, RawGraph, RawNode, domain};
 use super::sequences::{self, Given, Held, Made, Site};
 use super::{OPSETS, bodies, check, types};
 use crate::error::{Error, Result};
+use crate::ir::Bytes as Weights;
 use crate::ir::{Attr, Attrs, Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, ValueId, refine};
 use prost::Message;
 use prost::bytes::Bytes;
@@ -41,7 +42,7 @@ fn parse(bytes: Bytes, file: &str, dir: Option<&Path>) -> Result<Model> {
     let build_with = |inferred: &Declared| build(&raw, &Says { symbols: &symbols, inferred }, None);
     let mut graph = build_with(&Declared::new()).map_err(in_file)?;
     if facts::wanting(&graph) {
-        let inferred = facts::from_tract(&bytes, dir, &symbols);
+        let inferred = facts::from_tract(&bytes, external_bytes(&raw), dir, &symbols);
         // What tract says may contradict the operators' own facts; then these stand alone.
         if !inferred.is_empty()
             && let Ok(refined) = build_with(&inferred)
@@ -58,6 +59,15 @@ fn parse(bytes: Bytes, file: &str, dir: Option<&Path>) -> Result<Model> {
         doc: proto.doc_string().to_string(),
         metadata: proto.metadata_props.iter().map(|e| (e.key().to_string(), e.value().to_string())).collect(),
     })
+}
+
+/// Bytes of the initialisers that stand beside the file.
+fn external_bytes(graph: &RawGraph) -> usize {
+    let mapped = |(_, tensor): &(String, Tensor)| match tensor.bytes {
+        Weights::Mapped { len, .. } => len,
+        Weights::Owned(_) => 0,
+    };
+    graph.initializers.iter().map(mapped).sum()
 }
 
 fn decode(bytes: &Bytes) -> Result<ModelProto, NotOnnx> {

@@ -7,12 +7,14 @@ use super::proto::{
 };
 use super::{since, tensor, types};
 use crate::error::{Error, Result};
-use crate::ir::{Attr, Attrs, DType, Graph, Model, Tensor, ValueId};
+use crate::ir::Bytes as Weights;
+use crate::ir::{Attr, Attrs, DType, Graph, MappedFile, Model, Tensor, ValueId};
 use prost::Message;
 use prost::bytes::Bytes;
 use std::collections::{BTreeSet, HashSet};
 use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Protobuf messages end at 2 GB; some room is left for what is not weights.
 pub(super) const INLINE_LIMIT: usize = (2 << 30) - (16 << 20);
@@ -24,7 +26,8 @@ const PAGE: u64 = 4096;
 /// Where weights are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum External {
-    /// Beside the model, in `NAME.onnx.data`, if they take more than 2 GB.
+    /// Beside the model, in `NAME.onnx.data`, if they take more than 2 GB, or are in such a file already and that can be
+    /// linked: then they are not copied.
     #[default]
     Auto,
     Always,
@@ -59,20 +62,32 @@ pub fn write(model: &Model, path: &Path) -> Result<()> {
 }
 
 pub fn write_with(model: &Model, path: &Path, external: External) -> Result<()> {
-    if external == External::Auto && weights(&model.graph) <= INLINE_LIMIT {
-        return replace(path, |file| file.write_all(&to_bytes(model)));
+    if external == External::Auto {
+        let (location, data) = beside_names(path);
+        if let Some(file) = linked(&model.graph, &data) {
+            let proto = message(model, &mut |name, tensor| refer(&file, &location, name, tensor));
+            return replace(path, |file| file.write_all(&proto.encode_to_vec()));
+        }
+        if weights(&model.graph) <= INLINE_LIMIT {
+            return replace(path, |file| file.write_all(&to_bytes(model)));
+        }
     }
     beside(path, |put| message(model, put))
 }
 
-/// Writes the message that `make` builds, with the tensors that it puts in `NAME.onnx.data`.
-pub(super) fn beside(path: &Path, make: impl FnOnce(&mut Put) -> ModelProto) -> Result<()> {
+/// `NAME.onnx.data` beside the model: as the model names it, and its path.
+fn beside_names(path: &Path) -> (String, PathBuf) {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(".data");
-    let location = name.to_string_lossy().into_owned();
+    (name.to_string_lossy().into_owned(), path.with_file_name(&name))
+}
+
+/// Writes the message that `make` builds, with the tensors that it puts in `NAME.onnx.data`.
+pub(super) fn beside(path: &Path, make: impl FnOnce(&mut Put) -> ModelProto) -> Result<()> {
+    let (location, data) = beside_names(path);
     let mut proto = None;
     // The data comes first: a model file never refers to data that is not there.
-    replace(&path.with_file_name(&name), |file| {
+    replace(&data, |file| {
         let mut fault = None;
         let made = make(&mut |name, tensor| match put(file, &location, name, tensor) {
             Ok(proto) => proto,
@@ -92,13 +107,67 @@ fn weights(graph: &Graph) -> usize {
     graph.values.iter().filter_map(|v| v.data.as_ref()).map(|t| t.bytes.len()).sum()
 }
 
+/// The file that the weights are mapped from, if it is one and now has the name `data` too. A file of weights is replaced
+/// and never changed, so that two models may share one.
+fn linked(graph: &Graph, data: &Path) -> Option<Arc<MappedFile>> {
+    let large = graph.values.iter().filter_map(|v| v.data.as_ref()).filter(|t| t.bytes.len() >= EXTERNAL_FROM);
+    let (mut shared, mut inline) = (None, 0);
+    for tensor in large {
+        match (&tensor.bytes, &shared) {
+            (Weights::Mapped { file, .. }, None) => shared = Some(file.clone()),
+            (Weights::Mapped { file, .. }, Some(first)) if Arc::ptr_eq(file, first) => {}
+            (Weights::Mapped { .. }, _) => return None,
+            (Weights::Owned(bytes), _) => inline += bytes.len(),
+        }
+    }
+    let file = shared.filter(|_| inline <= INLINE_LIMIT)?;
+    let source = file.path.canonicalize().ok()?;
+    if data.canonicalize().is_ok_and(|data| data == source) {
+        return Some(file);
+    }
+    // A new name for the file, moved over the old one: `data` is complete or untouched.
+    let temporary = tempfile::Builder::new().prefix(".fam-onnx-").tempdir_in(folder(data)).ok()?;
+    let link = temporary.path().join("data");
+    std::fs::hard_link(&source, &link).ok()?;
+    std::fs::rename(&link, data).ok()?;
+    Some(file)
+}
+
+/// A tensor of that file by its place, any other with its data.
+fn refer(file: &Arc<MappedFile>, location: &str, name: &str, tensor: &Tensor) -> TensorProto {
+    match &tensor.bytes {
+        Weights::Mapped { file: of, offset, .. } if Arc::ptr_eq(of, file) => {
+            place(location, *offset as u64, name, tensor)
+        }
+        _ => tensor::encode(name, tensor),
+    }
+}
+
+/// A tensor by its place in a data file.
+fn place(location: &str, offset: u64, name: &str, tensor: &Tensor) -> TensorProto {
+    let entries = [
+        ("location", location.to_string()),
+        ("offset", offset.to_string()),
+        ("length", tensor.bytes.len().to_string()),
+    ];
+    TensorProto {
+        external_data: entries.into_iter().map(|(k, v)| entry(k, &v)).collect(),
+        data_location: Some(DataLocation::External as i32),
+        ..tensor::header(name, tensor)
+    }
+}
+
+fn folder(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
+}
+
 /// Writes through a temporary file in the same folder, synced before it takes its name.
 pub(super) fn replace(path: &Path, fill: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>) -> Result<()> {
     let fault = |source| Error::Io { path: path.to_path_buf(), source };
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir.to_path_buf(),
-        _ => PathBuf::from("."),
-    };
+    let dir = folder(path);
     let mut builder = tempfile::Builder::new();
     // Temporary files are private by default; a model is as readable as any other new file.
     #[cfg(unix)]
@@ -119,16 +188,7 @@ fn put(file: &mut std::fs::File, location: &str, name: &str, tensor: &Tensor) ->
     let offset = at.next_multiple_of(PAGE);
     file.write_all(&vec![0; (offset - at) as usize])?;
     file.write_all(&tensor.bytes)?;
-    let entries = [
-        ("location", location.to_string()),
-        ("offset", offset.to_string()),
-        ("length", tensor.bytes.len().to_string()),
-    ];
-    Ok(TensorProto {
-        external_data: entries.into_iter().map(|(k, v)| entry(k, &v)).collect(),
-        data_location: Some(DataLocation::External as i32),
-        ..tensor::header(name, tensor)
-    })
+    Ok(place(location, offset, name, tensor))
 }
 
 fn entry(key: &str, value: &str) -> StringStringEntryProto {
