@@ -233,25 +233,27 @@ fn mlp_with_probes_and_clipping() {
 #[test]
 fn lenet() {
     check("lenet, SGD", &Case::new("lenet", &sgd("fc2"), 0.05));
-    check("lenet, AdamW", &Case::new("lenet", &adamw("fc2"), 5e-4));
+    check("lenet, AdamW", &Case::new("lenet", &adamw("fc2"), 2e-4));
 }
 
 #[test]
 fn resnet_with_frozen_batch_norm_and_frozen_weights() {
-    let frozen =
-        |options| Options { freeze: vec!["conv1.*".to_owned(), "layer1.0.conv?.weight".to_owned()], ..options };
-    check("resnet, frozen, SGD", &Case::new("resnet", &frozen(sgd("neck")), 0.01));
-    check("resnet, frozen, AdamW", &Case::new("resnet", &frozen(adamw("neck")), 5e-4));
+    let frozen = |globs: &[&str], options| Options { freeze: globs.iter().map(|g| g.to_string()).collect(), ..options };
+    let some = frozen(&["conv1.*", "layer1.0.conv?.weight"], sgd("neck"));
+    check("resnet, frozen, SGD", &Case::new("resnet", &some, 0.005));
+    // Adam makes whole steps of the differences that rounding errors at a ReLU's kink make in the gradients behind it.
+    let early = frozen(&["conv1.*", "bn1.*", "layer*"], adamw("neck"));
+    check("resnet, frozen, AdamW", &Case::new("resnet", &early, 1e-3));
 }
 
 #[test]
 fn resnet_with_batch_norm_that_trains() {
-    // With all of its weights training, this net is chaotic: started from weights that differ by 2e-7, the program's own
-    // graphs are 1e-3 apart after some 25 to 90 steps, with and without κ. Statistics are those of every layer in any case.
-    let early = ["conv1.*", "bn1.*", "layer[123].*", "layer4.0.*"].map(str::to_owned).to_vec();
+    // With its early weights training, this net is chaotic: started from weights that differ by 2e-7, the program's own graphs
+    // are 1e-3 apart after some 25 to 90 steps, with and without κ. Statistics are those of every layer in any case.
+    let early = ["conv1.*", "bn1.*", "layer*"].map(str::to_owned).to_vec();
     let trained = |options| Options { train_batch_norm: true, freeze: early.clone(), ..options };
-    check("resnet, trained, SGD", &Case::new("resnet", &trained(sgd("neck")), 0.002));
-    check("resnet, trained, AdamW", &Case::new("resnet", &trained(adamw("neck")), 5e-4));
+    check("resnet, trained, SGD", &Case::new("resnet", &trained(sgd("neck")), 0.05));
+    check("resnet, trained, AdamW", &Case::new("resnet", &trained(adamw("neck")), 1e-3));
 }
 
 #[test]

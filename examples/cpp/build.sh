@@ -8,7 +8,7 @@ python="${1:-python3}"
 if [ ! -f include/onnxruntime_cxx_api.h ]; then
     mkdir -p include
     package="$(npm pack --silent com.github.asus4.onnxruntime@0.4.9)"
-    tar -xzf "$package" -C include --strip-components=6 --wildcards '*/ios-arm64/onnxruntime.framework/Headers/*.h'
+    tar -xzf "$package" -C include --strip-components=7 --wildcards '*/ios-arm64/onnxruntime.framework/Headers/*.h'
     rm "$package"
 fi
 folder="$("$python" -c 'import onnxruntime, pathlib; print(pathlib.Path(onnxruntime.__file__).parent / "capi")')"

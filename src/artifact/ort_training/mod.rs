@@ -4,7 +4,7 @@
 //! reads what `training_model.onnx` puts out. Three things that it has no word for are said with what it has:
 //! - λ is a frozen parameter, which the API's `copy_parameter_from` changes between steps;
 //! - probes and dropout's masks are inputs behind the labels, which the caller fills;
-//! - running statistics are frozen parameters that the graph overwrites in place (see [`graphs`]).
+//! - running statistics are frozen parameters that the graph overwrites in place.
 
 mod checkpoint;
 mod graphs;
