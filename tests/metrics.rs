@@ -10,7 +10,7 @@ use std::{
     process::Command,
 };
 
-use common::{fam_onnx, run, tensorboard_python, text, toy_artifact, toy_npz};
+use common::{fam_onnx, fixture, npz, run, tensorboard_python, text, toy_artifact, toy_npz};
 use expect_test::expect;
 use serde_json::Value;
 
@@ -110,6 +110,29 @@ fn a_crash_leaves_no_step_twice_in_any_file() {
     }
     expect!["step,epoch,set,loss,kappa,objective,kappa_share,gradient_norm,lr,examples_per_second,accuracy"]
         .assert_eq(&rows[0].join(","));
+}
+
+#[test]
+fn micro_batches_have_the_gradient_norm_of_the_large_batch() {
+    let root = tempfile::tempdir().expect("a directory");
+    let (artifact, data) = (root.path().join("mlp.fam"), root.path().join("data.npz"));
+    let inject = ["inject", "--layer", "fc2", "--lambda", "0.1", "--estimator", "exact", "-q", "-o"];
+    run(fam_onnx(&inject).args([&artifact, &fixture("mlp/model.onnx")]));
+    let x: Vec<f32> = (0..32 * 20).map(|i| (i as f32 * 0.37).sin()).collect();
+    let labels: Vec<i64> = (0..32).map(|i| i % 5).collect();
+    npz::write(&data, &[("x", npz::f32s(&[32, 20], &x)), ("labels", npz::i64s(&[32], &labels))], false);
+    let norms = |name: &str, batches: [&str; 4]| -> Vec<f64> {
+        let directory = root.path().join(name);
+        let options = ["--steps", "3", "--log-every", "1"];
+        train(&[&options[..], &batches, &["-o"]].concat(), &[&directory, Path::new("--data"), &data, &artifact]);
+        lines(&directory).iter().filter_map(|line| line["gradient_norm"].as_f64()).collect()
+    };
+    let large = norms("large", ["--batch-size", "32", "--accumulate", "1"]);
+    let small = norms("small", ["--batch-size", "8", "--accumulate", "4"]);
+    assert_eq!((large.len(), small.len()), (3, 3));
+    for (large, small) in large.iter().zip(&small) {
+        assert!((large - small).abs() <= 1e-4 * large && *large > 0.0, "{small} for {large}");
+    }
 }
 
 #[test]

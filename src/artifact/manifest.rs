@@ -218,6 +218,9 @@ pub struct OptimizerGraph {
     pub learning_rate: String,
     /// Parameter → input that takes its gradient.
     pub gradients: BTreeMap<String, String>,
+    /// Output, the joint norm of the gradients before clipping; a float32 scalar.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_norm: Option<String>,
     /// Parameter or state → output that holds its new value.
     pub updates: BTreeMap<String, String>,
 }

@@ -375,7 +375,7 @@ pub(super) fn cut(
     Ok(Model { graph, metadata: Vec::new(), doc: String::new(), ..model.clone() })
 }
 
-/// Parameters, gradients, state and the learning rate → new parameters and state.
+/// Parameters, gradients, state and the learning rate → new parameters and state, and the gradients' norm.
 fn optimizer(model: &Model, whole: &Graph, names: &Names, options: &Options) -> Result<Model> {
     let b = Builder::new();
     let mut inputs: Vec<(Val, Val)> = Vec::new();
@@ -388,6 +388,10 @@ fn optimizer(model: &Model, whole: &Graph, names: &Names, options: &Options) -> 
     let rate = b.input(&names.learning_rate, Fact::new(DType::F32, Vec::<Dim>::new()), None);
     for (name, next, _) in steps(&b, &inputs, options, rate) {
         b.output(next, &format!("{name}.next"));
+    }
+    let gradients: Vec<Val> = inputs.iter().map(|(_, gradient)| *gradient).collect();
+    if let (Some(name), Some(norm)) = (&names.gradient_norm, optim::gradient_norm(&b, &gradients)) {
+        b.output(norm, name);
     }
     let graph = Graph { name: "optimizer".to_string(), ..b.finish()? };
     let graph = simplify::simplify(&graph)?;
@@ -450,6 +454,7 @@ fn describe(
                 path: "optimizer.onnx".to_string(),
                 learning_rate: names.learning_rate.clone(),
                 gradients: names.gradients.clone(),
+                gradient_norm: names.gradient_norm.clone(),
                 updates: names.steps.clone(),
             },
             train: manifest::TrainGraph {

@@ -9,7 +9,7 @@ use crate::ops::deform_conv::Deformation;
 use crate::ops::grid_sample::Padding;
 use crate::ops::resize::Filter;
 
-/// y[m, o] = b[m] + Σ w[m, c, t] · mask[t, o] · x[c, o·s + t·δ − p + offset[t, o]]
+/// `y[m, o] = b[m] + Σ w[m, c, t] · mask[t, o] · x[c, o·s + t·δ − p + offset[t, o]]`
 pub fn deform_conv<'g>(c: &Cx<'g>) -> Vec<Val<'g>> {
     let (x, w) = (c.x(0), c.x(1));
     let d = match Deformation::of(c.attrs(), &x.shape(), &w.shape()) {

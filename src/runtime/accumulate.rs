@@ -25,6 +25,8 @@ pub struct Parts {
     pub gradients: Vec<(String, String)>,
     /// Outputs of the gradient graph whose means are figures of the step.
     pub scalars: Vec<String>,
+    /// Outputs of the optimiser that are figures of the step too.
+    pub figures: Vec<String>,
 }
 
 pub struct Accumulation {
@@ -35,6 +37,7 @@ pub struct Accumulation {
     fresh: BTreeMap<String, DynTensor>,
     gradients: Vec<(String, String)>,
     scalars: Vec<String>,
+    figures: Vec<(String, DynTensor)>,
     statistics: Vec<(Carried, Pair)>,
     stepped: Vec<(Carried, Pair)>,
     fixed: Vec<(String, DynTensor)>,
@@ -54,7 +57,7 @@ impl Accumulation {
     /// # Errors
     /// As [`super::Step::new`].
     pub fn new(parts: Parts, initial: &Tensors) -> Result<Accumulation, Error> {
-        let Parts { gradient, optimizer, sums, statistics: read_only, stepped, gradients, scalars } = parts;
+        let Parts { gradient, optimizer, sums, statistics: read_only, stepped, gradients, scalars, figures } = parts;
         let device = device_allocator(&gradient)?;
         let (mut statistics, mut fixed) = (Vec::new(), Vec::new());
         for carried in read_only {
@@ -77,6 +80,13 @@ impl Accumulation {
             .iter()
             .map(|name| Ok((name.clone(), buffer(&gradient, &device, gradient.output(name)?)?)))
             .collect::<Result<_, Error>>()?;
+        let figures = figures
+            .into_iter()
+            .map(|name| {
+                let value = buffer(&optimizer, &device, optimizer.output(&name)?)?;
+                Ok((name, value))
+            })
+            .collect::<Result<_, Error>>()?;
         Ok(Accumulation {
             gradient: Wired::new(gradient)?,
             optimizer: Wired::new(optimizer)?,
@@ -84,6 +94,7 @@ impl Accumulation {
             fresh,
             gradients,
             scalars,
+            figures,
             statistics,
             stepped,
             fixed,
@@ -139,13 +150,16 @@ impl Accumulation {
                 self.optimizer.output(output, &mut pair.next)?;
             }
         }
+        for (name, value) in &mut self.figures {
+            self.optimizer.output(name, value)?;
+        }
         self.optimizer.run()?;
         self.stepped.iter_mut().for_each(|(_, pair)| pair.turn());
         self.begun = false;
         Ok(())
     }
 
-    /// The figures of the last step, in the order of [`Parts::scalars`].
+    /// The figures of the last step, in the order of [`Parts::scalars`] and then [`Parts::figures`].
     ///
     /// # Errors
     /// [`Error::Run`].
@@ -158,7 +172,8 @@ impl Accumulation {
                 .ok_or_else(|| Error::Missing { graph: self.gradient.session.graph.clone(), name: name.clone() })?;
             Ok(read(name, value)?.iter_f64().next().unwrap_or(f64::NAN))
         };
-        self.scalars.iter().map(scalar).collect()
+        let figure = |(name, value): &(String, DynTensor)| Ok(read(name, value)?.iter_f64().next().unwrap_or(f64::NAN));
+        self.scalars.iter().map(scalar).chain(self.figures.iter().map(figure)).collect()
     }
 
     /// The carried tensors where they lie, by their inputs' names.

@@ -39,7 +39,21 @@ pub struct Position {
 pub struct Best {
     pub step: u64,
     pub metric: String,
+    #[serde(with = "exact")]
     pub value: f64,
+}
+
+/// A number as text that reads back as the same bits, which a JSON reader need not do for its own numbers.
+mod exact {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&value.to_string())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
 }
 
 /// What the loop carries besides tensors.

@@ -245,7 +245,11 @@ fn accumulated(
     let outputs: Vec<&String> = gradients.iter().map(|(output, _)| output).chain(&scalars).collect();
     let types = outputs.iter().map(|name| port_type(&gradient, name)).collect::<Result<Vec<_>, Error>>()?;
     let sums = sums_of(runtime, &types, options)?;
-    Ok(Accumulation::new(Parts { gradient, optimizer, sums, statistics, stepped, gradients, scalars }, initial)?)
+    let figures = graphs.optimizer.gradient_norm.iter().cloned().collect();
+    Ok(Accumulation::new(
+        Parts { gradient, optimizer, sums, statistics, stepped, gradients, scalars, figures },
+        initial,
+    )?)
 }
 
 fn port_type(session: &Session, output: &str) -> Result<(DType, Vec<usize>), Error> {
