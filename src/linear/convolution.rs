@@ -232,8 +232,8 @@ pub(super) fn over_lead<'g>(t: Val<'g>, lead: Option<&Dim>, f: impl Fn(Val<'g>) 
 pub(super) fn filters<'g>(x: Val<'g>, t: Val<'g>, g: &ConvGeometry, lead: Option<&Dim>) -> Val<'g> {
     let Some(lead) = lead else { return g.conv(x, t) };
     let shape = t.shape();
-    let each = Dim::Fixed(shape[1].fixed().unwrap_or(1) / g.group.max(1));
     let group = Dim::Fixed(g.group);
+    let each = shape[1].div_exact(&group).unwrap_or_else(|| shape[1].div_floor(g.group.max(1)));
     let split: Vec<Dim> =
         [lead.clone(), group.clone(), each.clone()].into_iter().chain(shape[2..].iter().cloned()).collect();
     let order: Vec<i64> = [1, 0].into_iter().chain(2..split.len() as i64).collect();
