@@ -55,6 +55,24 @@ fn a_product_with_a_shifted_or_oblong_identity_stays() {
 }
 
 #[test]
+fn axes_that_are_joined_move_together_and_split_ones_stay() {
+    // What the inner reshape gives, and how many reshapes are left.
+    for (inner, left) in [([2, 1, 3, 4], 1), ([4, 3, 2, 1], 2)] {
+        let b = Builder::new();
+        let x = b.input("x", float(&[2, 3, 2, 2].map(Dim::Fixed)), None);
+        let joined = import(&b, "Reshape", &[x, b.ints(&inner)], Attrs::new());
+        let moved = import(&b, "Transpose", &[joined], Attrs::new().with("perm", vec![1, 2, 0, 3]));
+        b.output(import(&b, "Reshape", &[moved, b.ints(&[3, -1])], Attrs::new()), "y");
+        let graph = b.finish().expect("a sound graph");
+        let data: Vec<f64> = (0..24).map(f64::from).collect();
+        let [plain, rewritten] = both(&graph, &[("x", &[2, 3, 2, 2], &data)]);
+        assert_eq!(plain, rewritten);
+        let simplified = simplify(&graph).expect("a sound graph");
+        assert_eq!(simplified.nodes.iter().filter(|node| node.op == "Reshape").count(), left);
+    }
+}
+
+#[test]
 fn a_sign_stays_inside_a_scatter_that_takes_the_maximum() {
     let b = Builder::new();
     let x = b.input("x", float(&[Dim::Fixed(1)]), None);

@@ -55,8 +55,8 @@ struct Row {
     /// Nodes of the model by operator.
     operators: BTreeMap<String, usize>,
     forward: usize,
-    /// Nodes with the gradient of every parameter.
-    gradient: usize,
+    /// Nodes with the gradient of every parameter; none of a model that is refused.
+    gradient: Option<usize>,
     /// Of reading and differentiating.
     seconds: f64,
     parameters: usize,
@@ -75,10 +75,10 @@ impl Row {
         row
     }
 
-    /// Nodes that the gradient adds for each of the model's.
+    /// Nodes that the gradient adds for each of the model's; none of a model that is refused.
     fn ratio(&self) -> Option<f64> {
-        let added = self.gradient.checked_sub(self.forward)?;
-        Some(added as f64 / self.forward.max(1) as f64)
+        let added = self.gradient? as f64 - self.forward as f64;
+        Some(added / self.forward.max(1) as f64)
     }
 
     fn judge(&mut self, directory: &Path) -> Result<(), String> {
@@ -96,7 +96,7 @@ impl Row {
         let mut wrt = vec!["parameters".to_string()];
         let to_parameters = grad(&wrt)?;
         self.seconds = start.elapsed().as_secs_f64();
-        (self.gradient, self.parameters) = (to_parameters.model.graph.nodes.len(), to_parameters.outputs.len());
+        (self.gradient, self.parameters) = (Some(to_parameters.model.graph.nodes.len()), to_parameters.outputs.len());
         wrt.extend(graph.inputs.iter().find(is_real).map(|_| "inputs".to_string()));
         let grad = grad(&wrt)?;
         let jvp = jvp_model(&model, &of, &wrt).map_err(|e| format!("jvp: {e}"))?;
@@ -202,6 +202,7 @@ fn report(rows: &[(Row, serde_json::Value)], unexported: &serde_json::Value) -> 
     );
     for (row, about) in rows {
         let said = |key: &str| about[key].as_str().unwrap_or("").to_string();
+        let gradient = row.gradient.map_or("–".to_string(), |nodes| nodes.to_string());
         let ratio = row.ratio().map_or("–".to_string(), |ratio| format!("{ratio:.1}"));
         let outcome = match row.faults.first() {
             None => "right".to_string(),
@@ -209,14 +210,13 @@ fn report(rows: &[(Row, serde_json::Value)], unexported: &serde_json::Value) -> 
         };
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} | {} | {ratio} | {} | {} | {:.2} | {outcome} |",
+            "| {} | {} | {} | {} | {} | {} | {gradient} | {ratio} | {} | {} | {:.2} | {outcome} |",
             row.name,
             said("family"),
             said("exporter"),
             about["opset"],
             row.operators.len(),
             row.forward,
-            row.gradient,
             row.parameters,
             row.compared,
             row.seconds

@@ -66,6 +66,16 @@ class Logits(torch.nn.Module):
         return getattr(result, self.output)
 
 
+def untie(module):
+    """Each layer gets weights of its own: exporters copy tied ones, so that torch's gradient would be a sum of two."""
+    seen = set()
+    for layer in module.modules():
+        for name, parameter in list(layer.named_parameters(recurse=False)):
+            if id(parameter) in seen:
+                setattr(layer, name, torch.nn.Parameter(parameter.detach().clone()))
+            seen.add(id(parameter))
+
+
 def randomise(module):
     """Parameters and statistics that no two of are equal: the TorchScript exporter merges equal ones."""
     with torch.no_grad():
@@ -140,6 +150,7 @@ def write(e, directory):
     made, inputs = e.make()
     if isinstance(made, torch.nn.Module):
         module = made.eval()
+        untie(module)
         randomise(module)
         cotangent, found = gradients(module, inputs)
         if e.half:

@@ -1,7 +1,4 @@
-"""Language and speech: families of transformers in tiny configurations, with random weights.
-
-Embeddings are not tied to the heads: exporters untie them, so that torch's gradient would be the sum of two.
-"""
+"""Language and speech: families of transformers in tiny configurations, with random weights."""
 import torch
 import transformers as t
 

@@ -9,7 +9,8 @@ use crate::lower;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     pub scale: Option<f64>,
-    /// 0: none.
+    /// 0: none. The mask is added behind the cap, as onnx 1.23's text of Attention-23 and ONNX Runtime 1.32 have it; those
+    /// of onnx 1.20 and ONNX Runtime 1.23 add it before.
     pub softcap: f64,
     pub causal: bool,
     /// How many keys before and after its own position a query sees.

@@ -83,19 +83,19 @@ fn dft<'g>(c: &Cx<'g>) -> Tan<'g> {
     let n = match (onesided, c.has(1)) {
         (false, _) => to.clone(),
         (true, false) => from.clone(),
-        (true, true) => length(c),
+        (true, true) => length(c, 1),
     };
     let whole = resized(t, axis, n.clone() - from).dft(axis as i64, inverse);
     if onesided { resized(whole, axis, to - n) } else { whole }
 }
 
-/// The given length, as a dimension that stands in some shape.
-fn length(c: &Cx) -> Dim {
-    if let Some([n]) = c.dims(1).as_deref() {
+/// The length that input `i` gives, as a dimension that stands in some shape.
+fn length(c: &Cx, i: usize) -> Dim {
+    if let Some([n]) = c.dims(i).as_deref() {
         return n.clone();
     }
     let int = |v: i64| c.b.constant(Tensor::ints(&[], &[v]));
-    c.b.op("Range", &[int(0), c.x(1).cast(DType::I64).reshape(&[]), int(1)], Attrs::new()).dim(0)
+    c.b.op("Range", &[int(0), c.x(i).cast(DType::I64).reshape(&[]), int(1)], Attrs::new()).dim(0)
 }
 
 /// yₙ = Re Σₖ wₖ Xₖ e^{2πikn/N} / N over one side, where wₖ counts the side that is left out
@@ -220,7 +220,7 @@ fn stft_facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
 fn stft<'g>(c: &Cx<'g>) -> Vec<Val<'g>> {
     let (b, x, y) = (c.b, c.x(0), c.out(0));
     let window = c.has(2).then(|| c.x(2).shape());
-    let length = c.has(3).then(|| c.dims(3).and_then(|v| v.first().cloned())).flatten();
+    let length = c.has(3).then(|| length(c, 3));
     let Some(f) = Frames::of(&x.shape(), window.as_deref(), length, c.attrs()) else { return vec![x] };
     let signal = if x.rank() == 2 { x.unsqueeze(&[2]) } else { x };
     let starts = b.range(&y.dim(1)) * c.x(1).cast(DType::I64).reshape(&[]);
@@ -278,6 +278,8 @@ pub static STFT: Op = Op {
             step(&[1, 9, 2], 3).real(&[3]).attr("onesided", 0),
             step(&[2, 7, 1], 2).absent().const_ints(&[], &[5]),
             step(&[2, 6, 1], 1).real(&[4]).const_ints(&[], &[4]),
+            step(&[2, 7, 1], 2).absent().ints(&[], &[5]),
+            step(&[1, 7, 2], 2).real(&[4]).ints(&[], &[4]).attr("onesided", 0),
         ]
     },
 };

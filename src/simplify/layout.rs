@@ -2,6 +2,7 @@
 
 use super::{Site, made_by, operand, same_shape};
 use crate::ir::{Attrs, Dim, Val, broadcast_named};
+use std::ops::Range;
 
 /// An identity, a transposition, reshape, expansion, slice or pad that changes nothing: `f(x) = x`
 pub(super) fn nothing_to_do<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
@@ -68,6 +69,43 @@ pub(super) fn same_again<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
         }
         _ => None,
     }
+}
+
+/// `Reshape(Transpose_p(Reshape(x))) = Reshape(Transpose_q(x))` where the inner reshape only joins neighbouring axes: `q`
+/// moves them together
+pub(super) fn joined_axes<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
+    if s.op != "Reshape" {
+        return None;
+    }
+    let transpose = made_by(s.x(0)?, "Transpose")?;
+    let joined = s.b.val(transpose.input(0)?);
+    let x = operand(joined, "Reshape")?;
+    let runs = runs(&x.fact().shape?, &joined.fact().shape?)?;
+    let mut perm = Vec::new();
+    for &axis in transpose.attrs.ints("perm")? {
+        perm.extend(runs.get(usize::try_from(axis).ok()?)?.clone().map(|i| i as i64));
+    }
+    // A zero copies a dimension of what is reshaped.
+    let plain = s.x(1)?.fact().ints?.iter().all(|d| *d != Dim::Fixed(0));
+    plain.then(|| s.replacing(0, x.permute(&perm)))
+}
+
+/// The neighbouring axes of `from` that each axis of `to` joins, where that is all that changes.
+fn runs(from: &[Dim], to: &[Dim]) -> Option<Vec<Range<usize>>> {
+    let mut at = 0;
+    let mut runs = Vec::new();
+    for size in to {
+        let (start, mut product) = (at, Dim::Fixed(1));
+        while product != *size {
+            product = product * from.get(at)?.clone();
+            at += 1;
+        }
+        runs.push(start..at);
+    }
+    // Axes of size 1 may stay over.
+    from[at..].iter().all(Dim::is_one).then_some(())?;
+    runs.last_mut()?.end = from.len();
+    Some(runs)
 }
 
 /// `Expand(x) ⊙ y = x ⊙ y` where `y` alone gives the whole shape, for every elementwise operator

@@ -33,6 +33,7 @@ const REWRITES: &[Rewrite] = &[
     algebra::inverse,
     layout::nothing_to_do,
     layout::same_again,
+    layout::joined_axes,
     layout::expanded_operand,
     layout::sum_of_parts,
     layout::reduced_size_one,
