@@ -1,25 +1,70 @@
-//! What a graph costs, counted from its shapes: operations, memory traffic, tensors held; and the time that follows.
+//! What a graph costs, counted from its shapes: operations, tensors made, nodes; and the time that follows.
 
 use crate::ir::{Dim, Graph, Node, ValueId};
-use std::collections::HashMap;
 use std::ops::{Add, Mul};
 
 /// What a symbolic dimension counts as: a usual batch.
 pub const ASSUMED_BATCH: i64 = 64;
 
-/// Operations, traffic and nodes a second of a processor core with vector instructions. Only their ratios matter where
-/// estimators are compared.
-const FLOPS: f64 = 4e10;
-const TRAFFIC: f64 = 1e10;
-const NODES: f64 = 4e5;
+/// Seconds that ONNX Runtime takes to start a kernel.
+const START: f64 = 1.2e-6;
+
+/// Seconds that each product of a stack of small ones takes to start.
+const PRODUCT_START: f64 = 1.5e-7;
+
+/// How ONNX Runtime computes an operator on a processor core: operations that take about the same time a byte and a
+/// floating-point operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    Product,
+    Convolution,
+    Elementwise,
+    /// `Where`: a branch for each element.
+    Selection,
+    Pooling,
+    Scatter,
+}
+
+impl Kernel {
+    /// Floating-point operations and bytes a second, measured by `benches/cost.py` on one core with vector
+    /// instructions. Only their ratios matter where estimators are compared.
+    fn rates(self) -> (f64, f64) {
+        match self {
+            Kernel::Product => (1.2e11, 3e10),
+            Kernel::Convolution => (4e10, 1e10),
+            Kernel::Elementwise => (f64::INFINITY, 1.6e10),
+            Kernel::Selection => (f64::INFINITY, 4e9),
+            Kernel::Pooling => (f64::INFINITY, 1.3e9),
+            Kernel::Scatter => (f64::INFINITY, 6e9),
+        }
+    }
+
+    fn of(op: &str) -> Kernel {
+        match op {
+            "MatMul" | "Gemm" => Kernel::Product,
+            "Conv" | "ConvTranspose" => Kernel::Convolution,
+            "Where" => Kernel::Selection,
+            "MaxPool" | "AveragePool" => Kernel::Pooling,
+            "ScatterElements" | "ScatterND" => Kernel::Scatter,
+            _ => Kernel::Elementwise,
+        }
+    }
+
+    /// One node: so many operations, between tensors of so many elements.
+    pub fn cost(self, flops: f64, read: f64, written: f64) -> Cost {
+        let (operations, bytes) = self.rates();
+        let busy = flops / operations + BYTES * (read + written) / bytes;
+        Cost { flops, busy, held: BYTES * written, nodes: 1.0 }
+    }
+}
 
 /// The cost of a part of a step, at a batch of [`ASSUMED_BATCH`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
     /// Floating-point operations; multiply and add are two.
     pub flops: f64,
-    /// Bytes read and written.
-    pub traffic: f64,
+    /// Seconds in kernels.
+    pub busy: f64,
     /// Bytes of the tensors that it makes.
     pub held: f64,
     pub nodes: f64,
@@ -28,7 +73,12 @@ pub struct Cost {
 impl Cost {
     /// Seconds on one core, roughly.
     pub fn time(&self) -> f64 {
-        self.flops / FLOPS + self.traffic / TRAFFIC + self.nodes / NODES
+        self.busy + self.nodes * START
+    }
+
+    /// A part of a step done so many times, each in nodes of its own.
+    pub fn repeated(self, times: f64) -> Cost {
+        Cost { nodes: self.nodes * times, ..self * times }
     }
 }
 
@@ -37,7 +87,7 @@ impl Add for Cost {
     fn add(self, other: Cost) -> Cost {
         Cost {
             flops: self.flops + other.flops,
-            traffic: self.traffic + other.traffic,
+            busy: self.busy + other.busy,
             held: self.held + other.held,
             nodes: self.nodes + other.nodes,
         }
@@ -48,7 +98,7 @@ impl Add for Cost {
 impl Mul<f64> for Cost {
     type Output = Cost;
     fn mul(self, times: f64) -> Cost {
-        Cost { flops: self.flops * times, traffic: self.traffic * times, held: self.held * times, nodes: self.nodes }
+        Cost { flops: self.flops * times, busy: self.busy * times, held: self.held * times, nodes: self.nodes }
     }
 }
 
@@ -58,14 +108,24 @@ impl std::iter::Sum for Cost {
     }
 }
 
-/// A matrix product or a convolution: so many operations, between tensors of so many elements.
+/// A matrix product: so many operations, between tensors of so many elements.
 pub fn product(flops: f64, read: f64, written: f64) -> Cost {
-    Cost { flops, traffic: BYTES * (read + written), held: BYTES * written, nodes: 1.0 }
+    Kernel::Product.cost(flops, read, written)
+}
+
+/// What so many products in one node take beyond their operations and traffic.
+pub fn stacked(products: f64) -> Cost {
+    Cost { busy: products * PRODUCT_START, ..Cost::default() }
+}
+
+/// What starting a step takes before its first node and after its last one.
+pub fn run() -> Cost {
+    Cost { nodes: 15.0, ..Cost::default() }
 }
 
 /// An elementwise operation on so many elements, or their move.
 pub fn elementwise(elements: f64) -> Cost {
-    Cost { flops: elements, traffic: BYTES * 3.0 * elements, held: BYTES * elements, nodes: 1.0 }
+    Kernel::Elementwise.cost(elements, 2.0 * elements, elements)
 }
 
 /// Bytes of an element.
@@ -81,29 +141,6 @@ pub fn of_nodes<'a>(graph: &Graph, nodes: impl Iterator<Item = &'a Node>) -> Cos
     nodes.map(|node| node_cost(graph, node)).sum()
 }
 
-/// The most bytes held at once by tensors that nodes make, where each is freed after its last reader.
-pub fn peak(graph: &Graph) -> f64 {
-    let mut last: HashMap<ValueId, usize> = HashMap::new();
-    for (at, node) in graph.nodes.iter().enumerate() {
-        last.extend(node.reads().map(|id| (id, at)));
-    }
-    last.extend(graph.outputs.iter().map(|&id| (id, graph.nodes.len())));
-    let mut ends: HashMap<usize, f64> = HashMap::new();
-    let (mut held, mut peak) = (0.0, 0.0f64);
-    for (at, node) in graph.nodes.iter().enumerate() {
-        if !is_view(&node.op) {
-            for &out in node.outputs.iter().flatten() {
-                let bytes = BYTES * elements(graph, out);
-                held += bytes;
-                *ends.entry(last.get(&out).copied().unwrap_or(at)).or_default() += bytes;
-            }
-        }
-        peak = peak.max(held);
-        held -= ends.remove(&at).unwrap_or(0.0);
-    }
-    peak
-}
-
 /// Operators whose output a runtime lets share its input's memory.
 fn is_view(op: &str) -> bool {
     matches!(op, "Reshape" | "Identity" | "Squeeze" | "Unsqueeze" | "Flatten" | "Shape")
@@ -115,7 +152,7 @@ fn node_cost(graph: &Graph, node: &Node) -> Cost {
     }
     let read: f64 = node.reads().map(|id| elements(graph, id)).sum();
     let written: f64 = node.outputs.iter().flatten().map(|&id| elements(graph, id)).sum();
-    product(node_flops(graph, node), read, written)
+    Kernel::of(&node.op).cost(node_flops(graph, node), read, written)
 }
 
 fn node_flops(graph: &Graph, node: &Node) -> f64 {

@@ -286,7 +286,7 @@ fn a_model_with_several_outputs() {
         expect![[r#"
             layer    W    λ  head                      estimator   why
             ─────  ───  ───  ────────────────────────  ──────────  ───────────────────────────────────────────────────────
-            first  2×2  0.1  piecewise-affine (/Relu)  hutchinson  exact is predicted to cost 1.43 plain steps, above 1.10
+            first  2×2  0.1  piecewise-affine (/Relu)  hutchinson  exact is predicted to cost 2.34 plain steps, above 1.10
 
             part            nodes   FLOPs  of a plain step
             ──────────────  ─────  ──────  ───────────────
@@ -307,7 +307,7 @@ fn what_inject_writes_and_what_it_leaves_alone() {
     place.shows("inject mlp.onnx --layer fc2 --lambda 0.1 --dry-run", expect![[r#"
         layer      W    λ  head                        estimator   why
         ─────  ─────  ───  ──────────────────────────  ──────────  ───────────────────────────────────────────────────────
-        fc2    12×16  0.1  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 1.85 plain steps, above 1.10
+        fc2    12×16  0.1  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 2.26 plain steps, above 1.10
 
         part            nodes     FLOPs  of a plain step
         ──────────────  ─────  ────────  ───────────────
@@ -321,7 +321,7 @@ fn what_inject_writes_and_what_it_leaves_alone() {
     place.shows("inject mlp.onnx --layer fc2 --lambda 0.1", expect![[r#"
         layer      W    λ  head                        estimator   why
         ─────  ─────  ───  ──────────────────────────  ──────────  ───────────────────────────────────────────────────────
-        fc2    12×16  0.1  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 1.85 plain steps, above 1.10
+        fc2    12×16  0.1  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 2.26 plain steps, above 1.10
 
         part            nodes     FLOPs  of a plain step
         ──────────────  ─────  ────────  ───────────────
@@ -363,7 +363,7 @@ fn what_inject_writes_and_what_it_leaves_alone() {
     place.shows("inject mlp.onnx --layer fc2 --lambda 0.2 --dry-run", expect![[r#"
         layer      W    λ  head                        estimator   why
         ─────  ─────  ───  ──────────────────────────  ──────────  ───────────────────────────────────────────────────────
-        fc2    12×16  0.2  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 1.85 plain steps, above 1.10
+        fc2    12×16  0.2  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 2.26 plain steps, above 1.10
 
         part            nodes     FLOPs  of a plain step
         ──────────────  ─────  ────────  ───────────────
@@ -438,22 +438,22 @@ fn inspect_of_an_mlp() {
         Layers
         name      W  head                        estimator   weight      why
         ────  ─────  ──────────────────────────  ──────────  ──────────  ───────────────────────────────────────────────────────
-        fc1   16×20  piecewise-affine (/Relu)    hutchinson  fc1.weight  exact is predicted to cost 3.21 plain steps, above 1.10
-        fc2   12×16  piecewise-affine (/Relu_1)  hutchinson  fc2.weight  exact is predicted to cost 2.08 plain steps, above 1.10
+        fc1   16×20  piecewise-affine (/Relu)    hutchinson  fc1.weight  exact is predicted to cost 3.26 plain steps, above 1.10
+        fc2   12×16  piecewise-affine (/Relu_1)  hutchinson  fc2.weight  exact is predicted to cost 2.41 plain steps, above 1.10
         fc     5×12  logits                      exact       fc.weight   closed form
 
         Cost of κ and its gradient
         layer  estimator        FLOPs     bytes  plain steps  how
         ─────  ────────────  ────────  ────────  ───────────  ─────────────────────────────────────────
-        fc1    exact           1.27 M  512.26 k         3.21  closed form, 5 reverse passes of the head
-        fc1    gauss-newton    1.27 M  512.26 k         3.21  closed form, 5 reverse passes of the head
-        fc1    hutchinson    242.30 k   74.50 k         1.56  per-sample probes
-        fc2    exact         515.33 k  235.78 k         2.08  closed form, 5 reverse passes of the head
-        fc2    gauss-newton  515.33 k  235.78 k         2.08  closed form, 5 reverse passes of the head
-        fc2    hutchinson    109.44 k   31.49 k         1.31  per-sample probes
-        fc     exact          15.17 k    8.45 k         1.15  closed form
-        fc     gauss-newton   15.17 k    8.45 k         1.15  closed form
-        fc     hutchinson     28.61 k    5.38 k         1.11  per-sample probes
+        fc1    exact           1.28 M  435.46 k         3.26  closed form, 5 reverse passes of the head
+        fc1    gauss-newton    1.28 M  435.46 k         3.26  closed form, 5 reverse passes of the head
+        fc1    hutchinson    201.22 k   81.41 k         2.02  per-sample probes
+        fc2    exact         524.54 k  219.07 k         2.41  closed form, 5 reverse passes of the head
+        fc2    gauss-newton  524.54 k  219.07 k         2.41  closed form, 5 reverse passes of the head
+        fc2    hutchinson     87.30 k   46.59 k         1.80  per-sample probes
+        fc     exact          20.81 k   24.11 k         1.68  closed form
+        fc     gauss-newton   20.81 k   24.11 k         1.68  closed form
+        fc     hutchinson     24.77 k   22.53 k         1.62  per-sample probes
 
         Operators
         operator  nodes  derivative
@@ -490,22 +490,22 @@ fn inspect_of_an_mlp() {
             Layers
             name      W  head            estimator   weight        why
             ─────  ────  ──────────────  ──────────  ────────────  ───────────────────────────────────────────────────────────────────────────────────────────
-            conv1   6×6  smooth (/Tanh)  hutchinson  conv1.weight  exact is predicted to cost 45.31 plain steps, above 1.10; positions meet at /conv2/Conv
-            conv2  8×12  smooth (/Tanh)  hutchinson  conv2.weight  exact is predicted to cost 53.85 plain steps, above 1.10; positions meet at loss/LogSoftmax
+            conv1   6×6  smooth (/Tanh)  hutchinson  conv1.weight  exact is predicted to cost 42.29 plain steps, above 1.10; positions meet at /conv2/Conv
+            conv2  8×12  smooth (/Tanh)  hutchinson  conv2.weight  exact is predicted to cost 35.95 plain steps, above 1.10; positions meet at loss/LogSoftmax
             fc      5×8  logits          exact       fc.weight     closed form
 
             Cost of κ and its gradient
             layer  estimator        FLOPs     bytes  plain steps  how
             ─────  ────────────  ────────  ────────  ───────────  ─────────────────────────────────────────
-            conv1  exact          46.06 M   37.36 M        45.31  by definition, 36 second derivatives
-            conv1  gauss-newton    5.03 M    3.06 M         4.84  closed form, 5 reverse passes of the head
-            conv1  hutchinson      1.28 M    1.04 M         2.66  full probes
-            conv2  exact          50.56 M   43.58 M        53.85  by definition, 96 second derivatives
-            conv2  gauss-newton    4.39 M    1.76 M         3.38  closed form, 5 reverse passes of the head
-            conv2  hutchinson    533.58 k  455.11 k         1.92  full probes
-            fc     exact          13.63 k    8.45 k         1.06  closed form
-            fc     gauss-newton   13.63 k    8.45 k         1.06  closed form
-            fc     hutchinson     19.39 k    5.38 k         1.04  per-sample probes
+            conv1  exact          44.26 M   31.66 M        42.29  by definition, 36 second derivatives
+            conv1  gauss-newton    4.93 M    2.77 M         6.34  closed form, 5 reverse passes of the head
+            conv1  hutchinson      1.23 M  894.55 k         2.95  full probes
+            conv2  exact          49.20 M   42.12 M        35.95  by definition, 96 second derivatives
+            conv2  gauss-newton    4.40 M    1.91 M         4.29  closed form, 5 reverse passes of the head
+            conv2  hutchinson    520.91 k  454.71 k         2.08  full probes
+            fc     exact          18.67 k   24.11 k         1.31  closed form
+            fc     gauss-newton   18.67 k   24.11 k         1.31  closed form
+            fc     hutchinson     18.11 k   22.53 k         1.29  per-sample probes
 
             Operators
             operator    nodes  derivative

@@ -200,13 +200,18 @@ pub(super) fn trace<'g>(
     })
 }
 
-/// What the loss and its gradient cost.
+/// Elementwise operations on each parameter that a step of an optimiser takes: decay, momentum, step, and the norm.
+const UPDATE: f64 = 4.0;
+
+/// What the loss, its gradient and the update cost.
 fn plain_cost<'g>(b: &'g Builder, on: Objective<'g>, gradients: &[Val<'g>]) -> Cost {
+    let update = |gradient: &Val<'g>| cost::elementwise(cost::elements_of(&gradient.shape())).repeated(UPDATE);
+    let updates: Cost = gradients.iter().map(update).sum();
     let of: Vec<ValueId> = gradients.iter().chain([&on.loss]).map(|v| v.id()).collect();
     b.read(|graph| {
         let needed = graph.ancestors(&of);
         let made = |node: &&Node| node.outputs.iter().flatten().any(|id| needed.contains(id));
-        cost::of_nodes(graph, graph.nodes.iter().filter(made))
+        cost::of_nodes(graph, graph.nodes.iter().filter(made)) + updates + cost::run()
     })
 }
 

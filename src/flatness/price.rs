@@ -5,14 +5,21 @@ use super::hutchinson::Probes;
 use super::layer::Layer;
 use super::route::{Route, Site};
 use crate::ad::{Kind, TanNode};
-use crate::cost::{Cost, elements_of, elementwise, product, size_of};
+use crate::cost::{Cost, Kernel, elements_of, elementwise, product, size_of, stacked};
 use crate::ir::Dim;
 use crate::linear::Linear;
 
 /// A reverse pass through a graph takes about twice what the graph does: a product has two factors.
 const WITH_GRADIENT: f64 = 3.0;
 
-/// What one direction through the head costs.
+/// The same where one factor is a constant of the step: a mask, probes.
+const WITH_ONE_GRADIENT: f64 = 2.0;
+
+/// Nodes that do not depend on the head, such as norms, sums and reshapes: of a closed form, of an estimate.
+const CLOSED_FORM: Cost = Cost { flops: 0.0, busy: 0.0, held: 0.0, nodes: 11.0 };
+const ESTIMATE: Cost = Cost { nodes: 13.0, ..CLOSED_FORM };
+
+/// What one direction through the head costs, with its gradient.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct HeadCost {
     /// A tangent to what the loss reads.
@@ -30,34 +37,44 @@ impl HeadCost {
                 cost.first = cost.first + step;
             }
             // The tangent, and the tangent of the tangent.
-            cost.second = cost.second + step + step;
+            cost.second = cost.second + step.repeated(2.0);
             let Kind::Apply(map, _) = &node.kind else { continue };
             if map.coefficient().is_some_and(|c| depends.smoothly[c.id().0 as usize]) {
                 // The coefficient's own derivative, its product, their sum.
                 let elements = elements_of(&node.shape);
-                cost.second = cost.second + elementwise(elements) + elementwise(elements) + elementwise(elements);
+                cost.second = cost.second + elementwise(elements).repeated(3.0 * WITH_GRADIENT);
             }
         }
         cost
     }
 }
 
-/// One map applied to one tangent.
+/// One map applied to one tangent, with the gradient: in the tangent, and in a weight that the map multiplies by.
 fn step(nodes: &[TanNode<'_>], node: &TanNode<'_>) -> Cost {
     let out = elements_of(&node.shape);
     let (map, x) = match &node.kind {
         Kind::Source(_) | Kind::Joint(..) | Kind::Part(..) => return Cost::default(),
-        Kind::Sum(..) => return elementwise(out),
+        Kind::Sum(..) => return elementwise(out).repeated(WITH_ONE_GRADIENT),
         Kind::Apply(map, x) => (map, *x),
     };
-    let from = &nodes[x].shape;
+    let gradient =
+        if map.coefficient().is_some_and(|c| c.dtype().is_float()) { WITH_GRADIENT } else { WITH_ONE_GRADIENT };
+    applied(map, &nodes[x].shape, out).repeated(gradient)
+}
+
+/// A map from a tangent of that shape to one of `out` elements.
+fn applied(map: &Linear<'_>, from: &[Dim], out: f64) -> Cost {
     let read = elements_of(from);
     let inner = |shape: &[Dim]| shape.iter().skip(1).map(size_of).product::<f64>();
     match map {
         Linear::MatMulRight(_) => product(2.0 * out * from.last().map_or(1.0, size_of), read, out),
         Linear::MatMulLeft(v) => product(2.0 * out * size_of(&v.dim(-1)), read, out),
-        Linear::Conv { w, .. } => product(2.0 * out * inner(&w.shape()), read, out),
-        Linear::ConvTranspose { w, .. } => product(2.0 * read * inner(&w.shape()), read, out),
+        Linear::Conv { w, .. } => Kernel::Convolution.cost(2.0 * out * inner(&w.shape()), read, out),
+        Linear::ConvTranspose { w, .. } => Kernel::Convolution.cost(2.0 * read * inner(&w.shape()), read, out),
+        Linear::Mask { .. } => Kernel::Selection.cost(out, 2.0 * out, out),
+        Linear::PoolPick { .. } | Linear::ScatterElements { .. } | Linear::ScatterNd { .. } => {
+            Kernel::Scatter.cost(out, read + out, out)
+        }
         Linear::ConvFilter { .. } => product(2.0 * out * inner(from), read, out),
         Linear::ConvTransposeFilter { x, .. } => product(2.0 * elements_of(&x.shape()) * inner(from), read, out),
         Linear::Reshape(_) => Cost::default(),
@@ -91,6 +108,12 @@ impl Numbers {
         product(2.0 * rows * self.d * width, rows * self.d, rows * width) + elementwise(rows * width)
     }
 
+    /// `W Wᵀ`, where rows are multiplied by it in place of `W`.
+    fn gram(&self) -> Cost {
+        let (d, m) = (self.d, self.m);
+        if d < m { product(2.0 * d * d * m, 2.0 * d * m, d * d) } else { Cost::default() }
+    }
+
     /// The layer once more, with another weight.
     fn layer(&self, times: f64) -> Cost {
         product(
@@ -100,59 +123,73 @@ impl Numbers {
         )
     }
 
+    /// The layer applied to directions in its weight, where that is no part of the head.
+    fn through_weight(&self, site: &Site, times: f64) -> Cost {
+        if site.in_weight { Cost::default() } else { self.layer(times) }
+    }
+
     /// `‖a_r‖²`, or `q·a_r` for one `q`.
     fn activations(&self) -> Cost {
         product(2.0 * self.positions * self.m, self.positions * self.m, self.positions)
     }
 }
 
+/// The loss's second derivative times what it is applied to: two products, a square, a sum.
+fn curvature(site: &Site) -> Cost {
+    elementwise(elements_of(&site.prediction)) * 4.0
+}
+
 /// The cost of κ and its gradient by that way.
 pub fn exactly(layer: &Layer, site: &Site, head: &HeadCost, route: &Route) -> Cost {
     let numbers = Numbers::of(layer, site);
     let along = |flat: bool| if flat { head.first } else { head.second };
-    let value = match route {
+    let (head, layer) = match route {
         Route::Nothing => return Cost::default(),
         Route::Reverse { samples, passes } => {
             let passes = *passes as f64;
-            let shared = site.shares_jacobian();
-            let batch = if shared { numbers.samples.max(1.0).recip() } else { 1.0 };
-            let rows = numbers.positions * batch;
-            if samples.once {
-                head.first * (passes * batch)
-                    + numbers.rows(passes * rows)
-                    + head.first
+            let batch = if site.shares_jacobian() { numbers.samples.max(1.0).recip() } else { 1.0 };
+            let products = if samples.once {
+                numbers.rows(passes * numbers.positions * batch)
                     + numbers.rows(numbers.positions)
+                    + numbers.gram()
                     + numbers.activations()
             } else {
-                let gradients = numbers.layer(1.0) * (passes + 1.0);
-                head.first * (passes * batch)
-                    + head.first
-                    + gradients
-                    + numbers.rows((passes + 1.0) * numbers.samples * numbers.m)
-            }
+                let gradients = (passes + 1.0) * numbers.samples;
+                numbers.layer(1.0) * (passes + 1.0) + numbers.rows(gradients * numbers.m) + stacked(2.0 * gradients)
+            };
+            // The activation's gradient is summed over the passes.
+            let summed = if samples.once { 0.0 } else { passes * numbers.positions * numbers.m };
+            (head.first * (passes * batch) + head.first + elementwise(summed), products)
         }
-        Route::ByNeuron { passes, flat } => along(*flat) * (*passes as f64) + numbers.activations(),
-        Route::ByDefinition { passes, flat } => numbers.layer(*passes as f64) + along(*flat) * (*passes as f64),
+        Route::ByNeuron { passes, flat } => (along(*flat) * (*passes as f64), numbers.activations()),
+        Route::ByDefinition { passes, flat } => {
+            (along(*flat) * (*passes as f64), numbers.through_weight(site, *passes as f64))
+        }
     };
-    value * WITH_GRADIENT
+    head + (CLOSED_FORM + curvature(site) + layer).repeated(WITH_GRADIENT)
 }
 
 /// The cost of the mean of `samples` estimates and its gradient.
 pub fn estimated(layer: &Layer, site: &Site, head: &HeadCost, kind: Probes, samples: i64) -> Cost {
     let numbers = Numbers::of(layer, site);
-    let outer = elementwise(numbers.positions * numbers.d);
+    let (d, m, positions) = (numbers.d, numbers.m, numbers.positions);
+    let outer = elementwise(positions * d);
     let direction = match kind {
         Probes::PerSample => {
-            product(2.0 * numbers.positions * numbers.d * numbers.m, numbers.positions * numbers.m, numbers.positions)
-                + numbers.activations()
-                + outer
+            let signs = product(2.0 * positions * d * m, positions * m + d * m, positions * d);
+            signs.repeated(WITH_ONE_GRADIENT) + (numbers.activations() + outer).repeated(WITH_GRADIENT)
         }
-        Probes::Shared | Probes::LowRank => numbers.activations() + outer,
+        Probes::Shared | Probes::LowRank => {
+            let in_weight = kind == Probes::LowRank && !layer.form.shares_activations();
+            let applied = if in_weight { numbers.through_weight(site, 1.0) } else { numbers.activations() + outer };
+            applied.repeated(WITH_GRADIENT)
+        }
         Probes::Full => {
-            let (d, m) = (numbers.d, numbers.m);
-            product(2.0 * d * m * m, m * m, d * m) + numbers.layer(1.0)
+            let signs = product(2.0 * d * m * m, m * m + d * m, d * m);
+            signs.repeated(WITH_ONE_GRADIENT) + numbers.through_weight(site, 1.0).repeated(WITH_GRADIENT)
         }
     };
     let flat = site.head.flat && site.has_curvature;
-    (direction + if flat { head.first } else { head.second }) * (samples as f64) * WITH_GRADIENT
+    let passes = if flat { head.first } else { head.second };
+    (direction + passes + (ESTIMATE + curvature(site)).repeated(WITH_GRADIENT)) * (samples as f64)
 }

@@ -14,7 +14,7 @@ use crate::ir::{Builder, Val};
 /// Predicted cost, in plain steps, up to which κ is exact where no estimator is asked for.
 pub const EXACT_LIMIT: f64 = 1.10;
 
-/// Plain steps that an estimate has to save to be worth its noise.
+/// Share of a step with exact κ that an estimate has to save to be worth its noise.
 const WORTH_NOISE: f64 = 0.05;
 
 /// What full probes may cost, in estimates with probes of rank one, which are noisier.
@@ -164,7 +164,7 @@ impl Survey {
         let exact = self.exactly(layer, &route);
         let predicted = 1.0 + exact.time() / plain.time();
         let estimate = self.estimated(layer, self.probes(layer, request), request.samples);
-        let saved = (exact.time() - estimate.time()) / plain.time();
+        let saved = (exact.time() - estimate.time()) / (plain.time() + exact.time());
         if predicted <= EXACT_LIMIT || saved < WORTH_NOISE {
             return Ok(exactly(route));
         }
