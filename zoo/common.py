@@ -142,6 +142,14 @@ def tensor(name, value):
     return numpy_helper.from_array(np.ascontiguousarray(value), name)
 
 
+def kept(module, model, found):
+    """Gradients of what the file holds unchanged: exporters fold a norm into a convolution's weights under their old name."""
+    stored = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+    parameters = {name: p.detach().numpy() for name, p in module.named_parameters()}
+    folded = {n for n, p in parameters.items() if n in stored and not np.array_equal(stored[n], p)}
+    return {name: g for name, g in found.items() if name not in folded}
+
+
 def write(e, directory):
     """`model.onnx`; `data.onnx`, whose initialisers are inputs, a cotangent and torch's gradients; `about.json`."""
     torch.manual_seed(0)
@@ -165,6 +173,7 @@ def write(e, directory):
         onnx.save(made, path)
     optimise(e.optimise, str(path))
     model = onnx.load(path)
+    found = kept(module, model, found) if found else found
     if e.external:
         for file in directory.glob("*.data"):
             file.unlink()
