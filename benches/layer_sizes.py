@@ -3,7 +3,7 @@
 A d x d layer behind which stand a ReLU and a linear map to 10 classes, softmax cross-entropy. fam-onnx writes the graphs,
 exact and with one Hutchinson probe, ONNX Runtime runs them; beside them the full Hessian in PyTorch, by torch.func and by
 autograd with vectorised rows, as the paper's code has it, up to where it fits. Writes layer_sizes.svg and the table in
-layer_sizes.md next to this file.
+layer_sizes.md into docs.
 
 torch==2.15.0 onnx==1.23.2 onnxruntime==1.32.0 numpy==2.4.6 matplotlib==3.11.2
 
@@ -145,9 +145,9 @@ def draw(rows, ways, path):
             axis.plot(*zip(*points), marker="o", markersize=3, label=way.rsplit(", ", 1)[0])
         axis.set(xscale="log", yscale="log", xlabel="weights of the layer", title=title)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
     axes[0].set_ylabel("seconds")
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="lower center", ncols=5, fontsize=8, frameon=False)
     figure.savefig(path, metadata={"Date": None})
 
 
@@ -157,7 +157,7 @@ def main():
     parser.add_argument("--largest", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--budget", type=float, default=300, help="seconds in all, about")
-    parser.add_argument("--out", type=pathlib.Path, default=HERE)
+    parser.add_argument("--out", type=pathlib.Path, default=HERE.parent / "docs")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     sizes = [n for n in (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096) if n <= args.largest]
@@ -175,7 +175,7 @@ def main():
         print(n, {k: f"{1e3 * v:.3g} ms" for k, v in found.items()}, flush=True)
     ways = list(dict.fromkeys(way for found in rows.values() for way in found))
     head = f"Milliseconds a call, median; batch {BATCH}, {CLASSES} classes, float32, {args.threads} threads, ONNX Runtime {onnxruntime.__version__}, PyTorch {torch.__version__}."
-    (args.out / "layer_sizes.md").write_text(f"{head}\n\n{table(rows, ways)}\n")
+    (args.out / "layer_sizes.md").write_text(f"{head}\n\n{table(rows, ways)}\n\n![The same as curves](layer_sizes.svg)\n")
     draw(rows, ways, args.out / "layer_sizes.svg")
 
 
