@@ -84,6 +84,7 @@ fn step(
         freeze: Vec::new(),
         train_batch_norm: false,
         train_dropout: false,
+        train_quantized: false,
     };
     let source = Source { name: String::new(), sha256: String::new() };
     let plan = artifact::plan(model, &inject, source)?;

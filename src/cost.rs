@@ -1,5 +1,7 @@
 //! What a graph costs, counted from its shapes: operations, tensors made, nodes; and the time that follows.
 
+pub mod memory;
+
 use crate::ir::{Dim, Graph, Node, ValueId};
 use std::ops::{Add, Mul};
 

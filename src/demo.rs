@@ -273,6 +273,7 @@ impl Bench<'_> {
             freeze: Vec::new(),
             train_batch_norm: false,
             train_dropout: false,
+            train_quantized: false,
         };
         let source = manifest::Source { name: MODEL.to_owned(), sha256: manifest::sha256(MODEL_BYTES) };
         artifact::plan(model, &options, source)

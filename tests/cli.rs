@@ -152,9 +152,10 @@ fn options_that_do_not_fit() {
     place.shows(
         "inject mlp.onnx --layer fc2 --lambda 0.1 --freeze *",
         expect![[r#"
-        error: no parameter is left to train
-        [exit 1]
-    "#]],
+            error: no parameter is left to train
+            hint: --quantized train trains weights that are stored as integers
+            [exit 1]
+        "#]],
     );
     place.shows(
         "inject mlp.onnx --layer fc2 --lambda 0.1 --momentum 2",
@@ -294,6 +295,8 @@ fn a_model_with_several_outputs() {
             plain gradient     11  2.43 k           52.7 %
             FAM                52  6.86 k          148.8 %
 
+            memory of a step beyond its inputs: 2.01 MB, 2.01 MB without κ (predicted)
+
             written to two.fam
             [exit 0]
             [left: two.fam]
@@ -315,6 +318,8 @@ fn what_inject_writes_and_what_it_leaves_alone() {
         plain gradient     18  112.77 k           59.2 %
         FAM                61   90.17 k           47.4 %
 
+        memory of a step beyond its inputs: 2.08 MB, 2.05 MB without κ (predicted)
+
         would be written to mlp.fam
         [exit 0]
     "#]]);
@@ -328,6 +333,8 @@ fn what_inject_writes_and_what_it_leaves_alone() {
         forward            16   77.57 k           40.8 %
         plain gradient     18  112.77 k           59.2 %
         FAM                61   90.17 k           47.4 %
+
+        memory of a step beyond its inputs: 2.08 MB, 2.05 MB without κ (predicted)
 
         written to mlp.fam
         [exit 0]
@@ -371,6 +378,8 @@ fn what_inject_writes_and_what_it_leaves_alone() {
         plain gradient     18  112.77 k           59.2 %
         FAM                61   90.17 k           47.4 %
 
+        memory of a step beyond its inputs: 2.08 MB, 2.05 MB without κ (predicted)
+
         would be written to mlp.fam
         [exit 0]
     "#]]);
@@ -413,7 +422,7 @@ fn what_others_wrote_is_never_replaced() {
 fn inspect_of_an_mlp() {
     let place = Place::new(&["mlp", "convnet1d"]);
     place.shows("inspect mlp.onnx", expect![[r#"
-        opset 17, 5 nodes, 75.01 kFLOP a forward pass at a batch of 64, made by pytorch 2.15.0
+        opset 17, 5 nodes, 75.01 kFLOP a forward pass at a batch of 64, 2.05 MB of memory a training step, made by pytorch 2.15.0
 
         Inputs
         name  type
@@ -443,17 +452,17 @@ fn inspect_of_an_mlp() {
         fc     5×12  logits                      exact       fc.weight   closed form
 
         Cost of κ and its gradient
-        layer  estimator        FLOPs     bytes  plain steps  how
-        ─────  ────────────  ────────  ────────  ───────────  ─────────────────────────────────────────
-        fc1    exact           1.28 M  435.46 k         3.26  closed form, 5 reverse passes of the head
-        fc1    gauss-newton    1.28 M  435.46 k         3.26  closed form, 5 reverse passes of the head
-        fc1    hutchinson    201.22 k   81.41 k         2.02  per-sample probes
-        fc2    exact         524.54 k  219.07 k         2.41  closed form, 5 reverse passes of the head
-        fc2    gauss-newton  524.54 k  219.07 k         2.41  closed form, 5 reverse passes of the head
-        fc2    hutchinson     87.30 k   46.59 k         1.80  per-sample probes
-        fc     exact          20.81 k   24.11 k         1.68  closed form
-        fc     gauss-newton   20.81 k   24.11 k         1.68  closed form
-        fc     hutchinson     24.77 k   22.53 k         1.62  per-sample probes
+        layer  estimator        FLOPs   memory  plain steps  how
+        ─────  ────────────  ────────  ───────  ───────────  ─────────────────────────────────────────
+        fc1    exact           1.28 M  2.59 MB         3.26  closed form, 5 reverse passes of the head
+        fc1    gauss-newton    1.28 M  2.59 MB         3.26  closed form, 5 reverse passes of the head
+        fc1    hutchinson    201.22 k  2.11 MB         2.02  per-sample probes
+        fc2    exact         524.54 k  2.30 MB         2.41  closed form, 5 reverse passes of the head
+        fc2    gauss-newton  524.54 k  2.30 MB         2.41  closed form, 5 reverse passes of the head
+        fc2    hutchinson     87.30 k  2.06 MB         1.80  per-sample probes
+        fc     exact          20.81 k  2.05 MB         1.68  closed form
+        fc     gauss-newton   20.81 k  2.05 MB         1.68  closed form
+        fc     hutchinson     24.77 k  2.05 MB         1.62  per-sample probes
 
         Operators
         operator  nodes  derivative
@@ -465,7 +474,7 @@ fn inspect_of_an_mlp() {
     place.shows(
         "inspect convnet1d.onnx",
         expect![[r#"
-            opset 17, 6 nodes, 238.08 kFLOP a forward pass at a batch of 64, made by pytorch 2.15.0
+            opset 17, 6 nodes, 238.08 kFLOP a forward pass at a batch of 64, 2.45 MB of memory a training step, made by pytorch 2.15.0
 
             Inputs
             name  type
@@ -495,17 +504,17 @@ fn inspect_of_an_mlp() {
             fc      5×8  logits          exact       fc.weight     closed form
 
             Cost of κ and its gradient
-            layer  estimator        FLOPs     bytes  plain steps  how
+            layer  estimator        FLOPs    memory  plain steps  how
             ─────  ────────────  ────────  ────────  ───────────  ─────────────────────────────────────────
-            conv1  exact          44.26 M   31.66 M        42.29  by definition, 36 second derivatives
-            conv1  gauss-newton    4.93 M    2.77 M         6.34  closed form, 5 reverse passes of the head
-            conv1  hutchinson      1.23 M  894.55 k         2.95  full probes
-            conv2  exact          49.20 M   42.12 M        35.95  by definition, 96 second derivatives
-            conv2  gauss-newton    4.40 M    1.91 M         4.29  closed form, 5 reverse passes of the head
-            conv2  hutchinson    520.91 k  454.71 k         2.08  full probes
-            fc     exact          18.67 k   24.11 k         1.31  closed form
-            fc     gauss-newton   18.67 k   24.11 k         1.31  closed form
-            fc     hutchinson     18.11 k   22.53 k         1.29  per-sample probes
+            conv1  exact          44.26 M  44.74 MB        42.29  by definition, 36 second derivatives
+            conv1  gauss-newton    4.93 M   5.73 MB         6.34  closed form, 5 reverse passes of the head
+            conv1  hutchinson      1.23 M   3.21 MB         2.95  full probes
+            conv2  exact          49.20 M  58.86 MB        35.95  by definition, 96 second derivatives
+            conv2  gauss-newton    4.40 M   4.57 MB         4.29  closed form, 5 reverse passes of the head
+            conv2  hutchinson    520.91 k   2.61 MB         2.08  full probes
+            fc     exact          18.67 k   2.45 MB         1.31  closed form
+            fc     gauss-newton   18.67 k   2.45 MB         1.31  closed form
+            fc     hutchinson     18.11 k   2.45 MB         1.29  per-sample probes
 
             Operators
             operator    nodes  derivative

@@ -1,6 +1,6 @@
 //! The trained weights back in the inference model.
 
-use super::{manifest, ort_training};
+use super::{manifest, ort_training, quantized};
 use crate::error::{Error, Result};
 use crate::ir::Tensor;
 use crate::onnx;
@@ -66,6 +66,7 @@ pub fn export(source: &Path, artifact: Option<&Path>, averaged: bool) -> Result<
         })
         .collect();
     let external = onnx::had_external_weights(&bytes);
+    let parameters = quantized::as_stored(&bytes, &model, parameters)?;
     let filled = onnx::with_weights(&bytes, &model, &parameters)?;
     Ok(Exported { bytes: filled, external, weights: found.parameters, step: found.step, parameters: parameters.len() })
 }

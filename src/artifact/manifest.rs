@@ -116,8 +116,11 @@ pub struct Source {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Layer {
     pub name: String,
-    /// The parameter that the layer's weight is.
+    /// The parameter that the layer's weight is, or the integers that it is dequantised from.
     pub weight: String,
+    /// The weight is dequantised from constants of the graphs and does not train.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub constant: bool,
     /// Outputs (neurons).
     pub d: usize,
     /// Fan-in.
@@ -364,7 +367,7 @@ impl Manifest {
 
     fn check_layers(&self, names: &BTreeSet<&str>, faults: &mut Vec<Fault>) {
         for layer in &self.layers {
-            if !names.contains(layer.weight.as_str()) {
+            if !layer.constant && !names.contains(layer.weight.as_str()) {
                 let place = format!("layer `{}`", layer.name);
                 faults.push(Fault::UnknownName { place, name: layer.weight.clone() });
             }

@@ -151,7 +151,7 @@ fn both<'g>(b: &'g Builder, layer: &Layer, on: Objective<'g>, options: &Options)
 fn described(b: &Builder, layer: &Layer, kappa: &Kappa<'_>) -> MeasuredLayer {
     MeasuredLayer {
         name: layer.name.clone(),
-        weight: b.val(layer.weight).name(),
+        weight: b.val(layer.stored).name(),
         d: layer.d,
         m: layer.m,
         class: kappa.class.name(),
@@ -164,7 +164,8 @@ fn described(b: &Builder, layer: &Layer, kappa: &Kappa<'_>) -> MeasuredLayer {
 fn recorded(b: &Builder, layer: &Layer, kappa: &Kappa<'_>, measure: &str) -> manifest::Layer {
     manifest::Layer {
         name: layer.name.clone(),
-        weight: b.val(layer.weight).name(),
+        weight: b.val(layer.stored).name(),
+        constant: false,
         d: layer.d.max(0) as usize,
         m: layer.m.max(0) as usize,
         lambda: 0.0,

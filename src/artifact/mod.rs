@@ -7,6 +7,7 @@ pub mod manifest;
 mod measurement;
 mod modes;
 pub mod ort_training;
+mod quantized;
 mod standard;
 mod target;
 mod trace;
@@ -14,6 +15,6 @@ mod write;
 
 pub use export::{Exported, export, export_weights};
 pub use measurement::{MeasuredLayer, Measurement, SkippedLayer, measurement};
-pub use standard::{LayerReport, Options, Plan, Report, Size, Target, plan};
+pub use standard::{LayerReport, Memory, Options, Plan, Report, Size, Target, plan};
 pub use trace::{Surveyed, survey};
 pub use write::{Draft, check_free, default_directory, write};

@@ -2,6 +2,7 @@
 
 use super::dropout::Mask;
 use super::manifest::{self, Manifest};
+use super::quantized;
 use super::trace::{self, Opened, Traced, Way};
 use crate::cost;
 use crate::error::{Error, Result};
@@ -50,6 +51,8 @@ pub struct Options {
     pub train_batch_norm: bool,
     /// Dropout drops, by masks that are inputs of the graphs.
     pub train_dropout: bool,
+    /// Weights stored as integers train as floats that each step rounds.
+    pub train_quantized: bool,
 }
 
 impl Target {
@@ -81,6 +84,7 @@ impl Options {
             freeze: Vec::new(),
             train_batch_norm: false,
             train_dropout: false,
+            train_quantized: false,
         }
     }
 
@@ -109,6 +113,7 @@ impl Options {
             ("freeze", json!(self.freeze)),
             ("batch_norm", json!(if self.train_batch_norm { "train" } else { "frozen" })),
             ("dropout", json!(if self.train_dropout { "train" } else { "off" })),
+            ("quantized", json!(if self.train_quantized { "train" } else { "frozen" })),
         ];
         entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
@@ -135,6 +140,13 @@ pub struct Size {
     pub flops: f64,
 }
 
+/// Bytes that a step takes at its peak, as [`cost::memory`] predicts them: without κ and with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Memory {
+    pub plain: f64,
+    pub whole: f64,
+}
+
 #[derive(Clone, Debug)]
 pub struct Report {
     pub layers: Vec<LayerReport>,
@@ -143,6 +155,7 @@ pub struct Report {
     pub plain: Size,
     /// What κ and its gradient take beyond that.
     pub fam: Size,
+    pub memory: Memory,
     /// What the user should know: a Softmax that is read before, batch norm that is not there.
     pub notes: Vec<String>,
 }
@@ -173,7 +186,12 @@ pub fn plan(model: &Model, options: &Options, source: manifest::Source) -> Resul
 
 fn assemble(model: &Model, options: &Options) -> Result<Plan> {
     let mut notes = Vec::new();
+    let floats = options.train_quantized.then(|| quantized::as_floats(model, &mut notes));
+    let model = floats.as_ref().unwrap_or(model);
     let opened = trace::open(model, options, &mut notes)?;
+    if !opened.parameters.iter().any(|p| p.trainable) {
+        return Err(Error::NothingToTrain);
+    }
     let b = Builder::of(opened.parametric());
     let traced = trace::trace(&b, &opened, options, &[], &mut notes)?;
     let learning_rate = b.input("learning_rate", Fact::new(DType::F32, Vec::<Dim>::new()), None);
@@ -205,10 +223,15 @@ fn assemble(model: &Model, options: &Options) -> Result<Plan> {
         ("train.onnx", train),
         ("evaluate.onnx", evaluate),
     ];
+    let without =
+        cutter.cut("plain", &[std::slice::from_ref(&names.loss), &names.plain_steps, &of(&names.statistics)])?;
+    let memory = |model: &Model| cost::memory::of_graph(&model.graph);
+    let memory = Memory { plain: memory(&without), whole: memory(&graphs[2].1) };
     let (forward, plain, with_kappa) = (size(&forward), size(&plain), size(&graphs[0].1));
     let beyond =
         |a: Size, b: Size| Size { nodes: a.nodes.saturating_sub(b.nodes), flops: (a.flops - b.flops).max(0.0) };
-    let report = Report { layers, forward, plain: beyond(plain, forward), fam: beyond(with_kappa, plain), notes };
+    let report =
+        Report { layers, forward, plain: beyond(plain, forward), fam: beyond(with_kappa, plain), memory, notes };
     let opset = crate::onnx::opset(&graphs[2].1);
     let manifest = Manifest { opset: u32::try_from(opset).unwrap_or_default(), ..manifest };
     let tensors = initial_tensors(model, &manifest);
@@ -244,8 +267,9 @@ struct Names {
     gradients: BTreeMap<String, String>,
     /// Their joint norm.
     gradient_norm: Option<String>,
-    /// Gradients of the loss alone.
+    /// Gradients of the loss alone, and what a step by them gives.
     plain: Vec<String>,
+    plain_steps: Vec<String>,
     /// Trained parameter or optimiser state → new value.
     steps: BTreeMap<String, String>,
     /// Running statistic → new value.
@@ -276,6 +300,7 @@ fn name_outputs<'g>(b: &'g Builder, traced: &Traced<'g>, options: &Options, rate
         gradients: BTreeMap::new(),
         gradient_norm: None,
         plain: Vec::new(),
+        plain_steps: Vec::new(),
         steps: BTreeMap::new(),
         statistics: BTreeMap::new(),
         state: Vec::new(),
@@ -291,6 +316,14 @@ fn name_outputs<'g>(b: &'g Builder, traced: &Traced<'g>, options: &Options, rate
         names.state.extend(state.map(|fact| (name, fact)));
     }
     names.plain = traced.plain.iter().map(|v| b.output(*v, "plain.grad")).collect();
+    names.plain_steps = match traced.lambdas.iter().any(Option::is_some) {
+        true => {
+            let pairs: Vec<(Val, Val)> =
+                traced.gradients.iter().map(|g| g.0).zip(traced.plain.iter().copied()).collect();
+            steps(b, &pairs, options, rate).iter().map(|(_, next, _)| b.output(*next, "plain.next")).collect()
+        }
+        false => names.steps.values().cloned().collect(),
+    };
     for (old, new) in &traced.statistics {
         let name = old.name();
         names.statistics.insert(name.clone(), b.output(*new, &format!("{name}.next")));
@@ -301,7 +334,7 @@ fn name_outputs<'g>(b: &'g Builder, traced: &Traced<'g>, options: &Options, rate
 
 /// The optimiser's step by the gradients: every parameter and state tensor by name, with its new value and, if it is state,
 /// its type.
-fn steps<'g>(
+pub(super) fn steps<'g>(
     b: &'g Builder,
     pairs: &[(Val<'g>, Val<'g>)],
     options: &Options,
@@ -323,7 +356,7 @@ fn layer_reports(b: &Builder, traced: &Traced<'_>, options: &Options) -> Vec<Lay
         |((layer, kappa), (_, lambda)): (&(crate::flatness::Layer, crate::flatness::Kappa<'_>), &(String, f64))| {
             LayerReport {
                 name: layer.name.clone(),
-                weight: b.val(layer.weight).name(),
+                weight: b.val(layer.stored).name(),
                 d: layer.d,
                 m: layer.m,
                 lambda: *lambda,
@@ -420,6 +453,7 @@ fn describe(
         layers.iter().zip(&traced.layers).zip(&traced.lambdas).map(|((report, (_, kappa)), lambda)| manifest::Layer {
             name: report.name.clone(),
             weight: report.weight.clone(),
+            constant: !opened.parameters.iter().any(|p| b.val(p.value).name() == report.weight),
             d: report.d.max(0) as usize,
             m: report.m.max(0) as usize,
             lambda: report.lambda,

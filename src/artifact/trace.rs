@@ -4,7 +4,8 @@ use super::batch_norm::{self, Statistic};
 use super::dropout::{self, Mask};
 use super::manifest::LabelSpec;
 use super::modes;
-use super::standard::Options;
+use super::quantized;
+use super::standard::{self, Options};
 use super::target::{self, Judged};
 use crate::ad::{Tape, linearise};
 use crate::cost::{self, Cost};
@@ -14,6 +15,7 @@ use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, Valu
 use crate::linear::Cotangent;
 use crate::loss::Inlined;
 use crate::lower;
+use crate::simplify::dead_code;
 use globset::Glob;
 
 /// The model's graph, ready to be traced.
@@ -74,7 +76,7 @@ pub(super) fn open(model: &Model, options: &Options, notes: &mut Vec<String>) ->
     let masks = if options.train_dropout { dropout::train(&mut graph, notes)? } else { Vec::new() };
     let statistics = if options.train_batch_norm { batch_norm::train(&mut graph, notes) } else { Vec::new() };
     let (graph, inlined) = target::inline(graph, &outputs, options)?;
-    let graph = lower::composites(graph, |_: &Node| true)?;
+    let graph = lower::composites(quantized::by_axis(quantized::joined(graph)), |_: &Node| true)?;
     // What a value is used as shows before lowering; ids change, names stay.
     let at = graph.by_name();
     let mut parameters: Vec<Parameter> = flatness::parameters(&model.graph)
@@ -82,9 +84,6 @@ pub(super) fn open(model: &Model, options: &Options, notes: &mut Vec<String>) ->
         .filter_map(|p| Some(Parameter { value: *at.get(model.graph.name_of(p.value))?, ..p }))
         .collect();
     freeze(&graph, &mut parameters, &options.freeze)?;
-    if !parameters.iter().any(|p| p.trainable) {
-        return Err(Error::NothingToTrain);
-    }
     Ok(Opened { graph, inputs, outputs, parameters, statistics, masks, inlined })
 }
 
@@ -226,7 +225,19 @@ pub fn survey(model: &Model, options: &Options) -> Result<Surveyed> {
     let predicted = target::prediction(&opened.graph, &opened.outputs, options)?;
     let Judged { on, .. } = target::objective(&b, predicted, &opened, options, &mut notes)?;
     let trained: Vec<Val> = opened.parameters.iter().filter(|p| p.trainable).map(|p| b.val(p.value)).collect();
-    let plain = pull(&b, on.loss, &trained).map(|gradients| plain_cost(&b, on, &gradients)).ok();
+    let gradients = pull(&b, on.loss, &trained).ok().filter(|_| !trained.is_empty());
+    let plain = gradients.as_ref().map(|gradients| plain_cost(&b, on, gradients));
+    let memory = match &gradients {
+        Some(gradients) => {
+            let pairs: Vec<(Val, Val)> = trained.iter().copied().zip(gradients.iter().copied()).collect();
+            let rate = b.input("learning_rate", Fact::new(DType::F32, Vec::<Dim>::new()), None);
+            let next = standard::steps(&b, &pairs, options, rate);
+            let outputs: Vec<ValueId> = next.iter().map(|(_, v, _)| v.id()).chain([on.loss.id()]).collect();
+            let step = b.read(|g| dead_code(&Graph { outputs, ..g.clone() }));
+            Some((cost::memory::live(&step), cost::memory::outputs(&step)))
+        }
+        None => None,
+    };
     let request = Request {
         measure: options.measure,
         per_fan_in: options.per_fan_in,
@@ -238,18 +249,38 @@ pub fn survey(model: &Model, options: &Options) -> Result<Surveyed> {
     };
     let layers = flatness::layers(&opened.graph);
     let findings = flatness::survey(&b, &layers, on, &trained, &request);
-    let weight = |layer: &Layer| opened.graph.name_of(layer.weight).to_string();
+    let weight = |layer: &Layer| opened.graph.name_of(layer.stored).to_string();
     let layers = layers.iter().map(|l| (l.clone(), weight(l))).zip(findings);
-    Ok(Surveyed { plain, layers: layers.map(|((layer, weight), finding)| (layer, weight, finding)).collect() })
+    Ok(Surveyed { plain, memory, layers: layers.map(|((layer, weight), finding)| (layer, weight, finding)).collect() })
 }
 
 /// What [`survey`] finds.
 pub struct Surveyed {
     /// A plain step; `None` where a node on the way has no derivative.
     pub plain: Option<Cost>,
+    /// Bytes that its tensors take at once, and its outputs.
+    memory: Option<(f64, f64)>,
     /// Each layer, its weight's name, and what is found of it.
     pub layers: Vec<(Layer, String, Result<flatness::Finding>)>,
 }
+
+impl Surveyed {
+    /// The predicted peak memory of a plain step, in bytes.
+    pub fn plain_memory(&self) -> Option<f64> {
+        self.memory.map(|(live, outputs)| cost::memory::with_live(live, outputs))
+    }
+
+    /// The same with κ of the layer at that cost. Its gradient in the weight is one more of the weight's size, and of the
+    /// tensors that it makes about half are there at once.
+    pub fn memory(&self, layer: &Layer, cost: &Cost) -> Option<f64> {
+        let (live, outputs) = self.memory?;
+        let weight = 4.0 * (layer.d * layer.m) as f64;
+        Some(cost::memory::with_live((live + weight).max(HELD_AT_ONCE * cost.held), outputs))
+    }
+}
+
+/// The part of all tensors that κ and its gradient make that is in memory at once.
+const HELD_AT_ONCE: f64 = 0.5;
 
 /// The gradient of a scalar with respect to each parameter, of the parameter's shape.
 fn pull<'g>(b: &'g Builder, of: Val<'g>, wrt: &[Val<'g>]) -> Result<Vec<Val<'g>>> {
@@ -281,10 +312,14 @@ fn detached<'g>(
     let mut gradients = plain.to_vec();
     for ((layer, kappa), term) in layers.iter().zip(terms) {
         let (Some(outer), Some(term)) = (kappa.outer_weight, term) else { continue };
-        if let Some(at) = trained.iter().position(|v| v.id() == layer.weight) {
-            let part = pull(b, *term, &[outer])?;
+        let part = pull(b, *term, &[outer])?;
+        let tape = Tape::new(b);
+        let weight = linearise(&tape, &[b.val(layer.weight)], trained)?;
+        let cotangents = part.into_iter().map(|p| Some(Cotangent::new(p))).collect::<Vec<_>>();
+        for (at, found) in weight.vjp(&cotangents, None).into_iter().enumerate() {
+            let Some(found) = found else { continue };
             b.scope(&format!("{}.grad/", trained[at].name()));
-            gradients[at] = part.into_iter().fold(gradients[at], |sum, p| sum + p);
+            gradients[at] = gradients[at] + b.val(found.materialise().id());
         }
     }
     Ok(gradients)

@@ -92,6 +92,7 @@ fn model_hint(error: &Program) -> Option<String> {
         Program::UnknownName { what: "layer", .. } => "fam-onnx inspect MODEL lists the layers and their names",
         Program::UnknownName { what: "output" | "tensor", .. } => "fam-onnx print MODEL shows every name",
         Program::UnknownName { what: "parameter", .. } => "fam-onnx inspect MODEL lists the parameters",
+        Program::NothingToTrain => "--quantized train trains weights that are stored as integers",
         Program::SeveralOutputs { .. } => "--output-name NAME",
         Program::NotExact { .. } => "--estimator hutchinson estimates κ for any head",
         Program::ProbesNotAllowed { .. } => "--probes auto chooses among them",

@@ -86,6 +86,10 @@ pub(super) struct Inject {
     /// Drop while it trains, by masks drawn for each batch, or not at all; evaluate.onnx and the exported model drop nothing
     #[arg(long, value_enum, default_value_t = Dropout::Off)]
     dropout: Dropout,
+    /// Weights stored as integers stay as they are, or train as floats that each step rounds (rounding is passed straight
+    /// through); export stores integers again
+    #[arg(long, value_enum, default_value_t = Quantized::Frozen)]
+    quantized: Quantized,
 
     /// For any ONNX Runtime, or for the training API of ONNX Runtime up to 1.19.2
     #[arg(long, value_enum, default_value_t = Format::Standard)]
@@ -161,6 +165,12 @@ impl ProbesArg {
 enum Dropout {
     Train,
     Off,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+enum Quantized {
+    Train,
+    Frozen,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
@@ -276,6 +286,7 @@ impl Inject {
             freeze: self.freeze.clone(),
             train_batch_norm: self.batch_norm == BatchNorm::Train,
             train_dropout: self.dropout == Dropout::Train,
+            train_quantized: self.quantized == Quantized::Train,
         };
         Ok((options, ratios))
     }
@@ -363,9 +374,11 @@ fn summary(plan: &Plan, directory: &std::path::Path, dry_run: bool) -> String {
         .collect();
     let done = if dry_run { "would be written to" } else { "written to" };
     format!(
-        "{}\n{}\n{done} {}\n",
+        "{}\n{}\nmemory of a step beyond its inputs: {}B, {}B without κ (predicted)\n\n{done} {}\n",
         table(&["layer", "W", "λ", "head", "estimator", "why"], &layers),
         table(&["part", "nodes", "FLOPs", "of a plain step"], &sizes),
+        metric(report.memory.whole),
+        metric(report.memory.plain),
         directory.display()
     )
 }
@@ -381,6 +394,7 @@ fn report_json(plan: &Plan, directory: &std::path::Path, dry_run: bool) -> serde
             "decided_by": l.decided_by, "estimator": l.estimator.name(), "why": l.why,
         })).collect::<Vec<_>>(),
         "forward": size(plan.report.forward), "plain": size(plan.report.plain), "fam": size(plan.report.fam),
+        "memory": {"step": plan.report.memory.whole, "plain": plan.report.memory.plain},
         "notes": plan.report.notes,
     })
 }

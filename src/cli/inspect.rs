@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::loss::LossArgs;
 use super::table::{metric, table};
 use super::{Output, Result};
-use crate::artifact::{self, Options};
+use crate::artifact::{self, Options, Surveyed};
 use crate::cost::Cost;
 use crate::flatness::{self, Finding, Layer, Offer};
 use crate::ir::{Graph, Model, ValueId};
@@ -34,16 +34,18 @@ struct Row {
     weight: String,
     found: std::result::Result<Finding, String>,
     plain: Option<Cost>,
+    /// Predicted bytes of a step with κ, by estimator.
+    memory: Vec<Option<f64>>,
 }
 
 impl Inspect {
     pub fn run(&self, output: &Output) -> Result<()> {
         let model = onnx::read(&self.model)?;
         let graph = &model.graph;
-        let rows = self.rows(&model)?;
+        let (rows, plain_memory) = self.rows(&model)?;
         let operators = operators(graph);
         let text = [
-            header(&model),
+            header(&model, plain_memory),
             section("Inputs", &["name", "type"], ports(graph, &graph.inputs)),
             section("Outputs", &["name", "type"], ports(graph, &graph.outputs)),
             section("Parameters", &["name", "type", "trains"], parameters(graph)),
@@ -54,7 +56,7 @@ impl Inspect {
             ),
             section(
                 "Cost of κ and its gradient",
-                &["layer", "estimator", "FLOPs", "bytes", "plain steps", "how"],
+                &["layer", "estimator", "FLOPs", "memory", "plain steps", "how"],
                 rows.iter().flat_map(Row::offers).collect(),
             ),
             section(
@@ -71,6 +73,7 @@ impl Inspect {
                 "producer": format!("{} {}", model.producer.0, model.producer.1).trim(),
                 "nodes": graph.nodes.len(),
                 "flops": cost::flops(graph),
+                "memory": plain_memory,
                 "inputs": ports_json(graph, &graph.inputs),
                 "outputs": ports_json(graph, &graph.outputs),
                 "parameters": flatness::parameters(graph).iter().map(|p| json!({
@@ -82,36 +85,34 @@ impl Inspect {
         })
     }
 
-    /// What `inject` would do for each layer; a parameter that acts at several places is one.
-    fn rows(&self, model: &Model) -> Result<Vec<Row>> {
+    /// What `inject` would do for each layer, and the predicted bytes of a step without κ; a parameter that acts at several
+    /// places is one.
+    fn rows(&self, model: &Model) -> Result<(Vec<Row>, Option<f64>)> {
         let float = |id: &&ValueId| model.graph.value(**id).fact.dtype.is_float();
         let first = model.graph.outputs.iter().find(float).map(|&id| model.graph.name_of(id).to_string());
         let target = self.loss.target()?;
         let options = Options { output_name: self.loss.output_name().or(first), ..Options::of(target) };
-        let mut rows: Vec<Row> = match artifact::survey(model, &options) {
-            Ok(surveyed) => surveyed
-                .layers
-                .into_iter()
-                .map(|(layer, weight, found)| Row {
-                    layer,
-                    weight,
-                    found: found.map_err(|e| first_line(&e)),
-                    plain: surveyed.plain,
-                })
-                .collect(),
+        let surveyed = artifact::survey(model, &options);
+        let memory = surveyed.as_ref().ok().and_then(|s| s.plain_memory());
+        let mut rows: Vec<Row> = match surveyed {
+            Ok(mut surveyed) => {
+                let layers = std::mem::take(&mut surveyed.layers);
+                layers.into_iter().map(|row| Row::of(&surveyed, row)).collect()
+            }
             Err(error) => flatness::layers(&model.graph)
                 .into_iter()
                 .map(|layer| Row {
-                    weight: model.graph.name_of(layer.weight).to_string(),
+                    weight: model.graph.name_of(layer.stored).to_string(),
                     layer,
                     found: Err(first_line(&error)),
                     plain: None,
+                    memory: Vec::new(),
                 })
                 .collect(),
         };
         let mut seen = HashSet::new();
         rows.retain(|row| seen.insert(row.layer.weight));
-        Ok(rows)
+        Ok((rows, memory))
     }
 }
 
@@ -120,6 +121,12 @@ fn first_line(error: &crate::Error) -> String {
 }
 
 impl Row {
+    fn of(surveyed: &Surveyed, (layer, weight, found): (Layer, String, crate::Result<Finding>)) -> Row {
+        let memory = |offer: &Offer| offer.cost.as_ref().and_then(|cost| surveyed.memory(&layer, cost));
+        let memory = found.iter().flat_map(|f| &f.offers).map(memory).collect();
+        Row { layer, weight, found: found.map_err(|e| first_line(&e)), plain: surveyed.plain, memory }
+    }
+
     fn cells(&self) -> Vec<String> {
         let (head, estimator, why) = match &self.found {
             Ok(found) => (head(found), found.estimator.name(), self.why(found)),
@@ -134,6 +141,9 @@ impl Row {
         if self.layer.is_tied() {
             parts.push(format!("the weight acts at {} places", self.layer.uses));
         }
+        if self.layer.is_quantised() {
+            parts.push("the weight is quantised".to_string());
+        }
         parts.extend(found.positions_meet.iter().map(|at| format!("positions meet at {at}")));
         parts.join("; ")
     }
@@ -145,32 +155,32 @@ impl Row {
             Some(plain) => format!("{:.2}", 1.0 + cost.time() / plain.time()),
             None => "-".to_string(),
         };
-        let row = |offer: &Offer| {
+        let row = |(offer, memory): (&Offer, &Option<f64>)| {
             let cost = offer.cost.as_ref();
             let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_string());
             vec![
                 self.layer.name.clone(),
                 offer.estimator.name().to_string(),
                 or_dash(cost.map(|c| metric(c.flops))),
-                or_dash(cost.map(|c| metric(c.held))),
+                or_dash(memory.map(|bytes| format!("{}B", metric(bytes)))),
                 or_dash(cost.map(steps)),
                 offer.note.clone(),
             ]
         };
-        found.offers.iter().map(row).collect()
+        found.offers.iter().zip(&self.memory).map(row).collect()
     }
 
     fn json(&self) -> Value {
         let found = self.found.as_ref().ok();
         let overhead = |offer: &Offer| Some(offer.cost?.time() / self.plain?.time());
         let offers = found.map(|f| {
-            let offer = |offer: &Offer| {
+            let offer = |(offer, memory): (&Offer, &Option<f64>)| {
                 json!({
-                    "estimator": offer.estimator.name(), "flops": offer.cost.map(|c| c.flops), "bytes": offer.cost.map(|c| c.held),
+                    "estimator": offer.estimator.name(), "flops": offer.cost.map(|c| c.flops), "memory": memory,
                     "overhead": overhead(offer), "how": offer.note,
                 })
             };
-            f.offers.iter().map(offer).collect::<Vec<_>>()
+            f.offers.iter().zip(&self.memory).map(offer).collect::<Vec<_>>()
         });
         let chosen = found.and_then(|f| f.offers.iter().find(|o| o.estimator == f.estimator));
         json!({
@@ -192,14 +202,15 @@ fn head(found: &Finding) -> String {
     }
 }
 
-fn header(model: &Model) -> String {
+fn header(model: &Model, memory: Option<f64>) -> String {
     let producer = format!("{} {}", model.producer.0, model.producer.1);
     format!(
-        "opset {}, {} nodes, {}FLOP a forward pass at a batch of {}{}\n",
+        "opset {}, {} nodes, {}FLOP a forward pass at a batch of {}{}{}\n",
         model.opset,
         model.graph.nodes.len(),
         metric(cost::flops(&model.graph)),
         cost::ASSUMED_BATCH,
+        memory.map(|bytes| format!(", {}B of memory a training step", metric(bytes))).unwrap_or_default(),
         if producer.trim().is_empty() { String::new() } else { format!(", made by {}", producer.trim()) },
     )
 }

@@ -69,7 +69,7 @@ fn scaled(v: Val<'_>, by: f64) -> Val<'_> {
 }
 
 impl Layer {
-    /// The weight as `W[d, m]`, from the value that stands for the initialiser.
+    /// The weight as `W[d, m]`, from the value that stands for [`Layer::weight`].
     pub fn view<'g>(&self, root: Val<'g>) -> Val<'g> {
         let b = root.builder();
         let mut operand = root;
@@ -79,7 +79,7 @@ impl Layer {
             operand = b.node(&node.op, &inputs, node.attrs.clone(), 1)[0];
         }
         let whole = [Dim::Fixed(self.d), Dim::Fixed(self.m)];
-        match self.stored {
+        match self.layout {
             Stored::Rows => operand,
             Stored::Columns => operand.transpose(),
             Stored::Filter | Stored::StackedRows => operand.reshape(&whole),

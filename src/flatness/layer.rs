@@ -1,7 +1,7 @@
 //! Layers: linear maps with a weight, found by the names people know them by, seen as `z = W a + b`, `W ∈ R^{d×m}`.
 
 use super::form::{Form, Stored};
-use super::parameters::{is_seen_through, root_of};
+use super::parameters::{Root, dequantises, is_seen_through, root_of};
 use crate::error::{Error, Result, nearest_names};
 use crate::ir::{Graph, Node, NodeId, ValueId};
 use std::collections::{BTreeSet, HashMap};
@@ -11,14 +11,16 @@ pub struct Layer {
     /// The module path where one is known, else the node's name.
     pub name: String,
     pub node: NodeId,
-    /// The initialiser that holds the weight.
+    /// The initialiser that holds the weight, of integers where it is quantised.
+    pub stored: ValueId,
+    /// The numbers of the weight: that initialiser, or where it is quantised what DequantizeLinear makes of it.
     pub weight: ValueId,
-    /// The nodes between the initialiser and the layer's node, initialiser first.
+    /// The nodes between `weight` and the layer's node, in order.
     pub chain: Vec<Node>,
     pub activation: ValueId,
     pub output: ValueId,
     pub form: Form,
-    pub stored: Stored,
+    pub layout: Stored,
     /// Outputs, fan-in.
     pub d: i64,
     pub m: i64,
@@ -48,7 +50,7 @@ fn layer_at(graph: &Graph, id: NodeId, uses: &HashMap<ValueId, usize>) -> Option
         return None;
     }
     let acting = acting(graph, node)?;
-    let (weight, chain) = root_of(graph, node.input(acting.weight_input)?)?;
+    let Root { stored, weight, chain } = root_of(graph, node.input(acting.weight_input)?)?;
     let operand = graph.value(node.input(acting.weight_input)?);
     let shape = crate::ir::fixed(operand.fact.shape.as_ref()?)?;
     let (d, m) = match (acting.stored, shape.as_slice()) {
@@ -64,22 +66,24 @@ fn layer_at(graph: &Graph, id: NodeId, uses: &HashMap<ValueId, usize>) -> Option
     };
     let output = node.output(0)?;
     let mut aliases: BTreeSet<String> = BTreeSet::new();
-    let weight_name = graph.name_of(weight).to_string();
-    let path = module_path(node).or_else(|| weight_name.strip_suffix(".weight").map(str::to_string));
-    aliases.extend(path.clone());
-    aliases.extend(weight_name.strip_suffix(".weight").map(str::to_string));
-    aliases.extend(
-        [weight_name, node.name.clone(), graph.name_of(output).to_string()].into_iter().filter(|n| !n.is_empty()),
-    );
+    let weight_name = graph.name_of(stored).to_string();
+    // What ONNX Runtime's quantiser calls a weight that it has rounded.
+    let full_name = weight_name.strip_suffix("_quantized").unwrap_or(&weight_name).to_string();
+    let module = full_name.strip_suffix(".weight").map(str::to_string);
+    let path = module_path(node).or_else(|| module.clone());
+    aliases.extend(path.iter().chain(&module).cloned());
+    let names = [full_name, weight_name, node.name.clone(), graph.name_of(output).to_string()];
+    aliases.extend(names.into_iter().filter(|n| !n.is_empty()));
     Some(Layer {
         name: path.unwrap_or_else(|| node.name.clone()),
         node: id,
+        stored,
         weight,
         chain,
         activation: node.input(1 - acting.weight_input)?,
         output,
         form: acting.form,
-        stored: acting.stored,
+        layout: acting.stored,
         d,
         m,
         aliases,
@@ -132,7 +136,8 @@ fn acting(graph: &Graph, node: &Node) -> Option<Acting> {
     }
 }
 
-/// How often nodes compute with each initialiser, counting through transposes and the like.
+/// How often nodes compute with each initialiser, or with what DequantizeLinear makes of one, counting through transposes
+/// and the like.
 fn uses(graph: &Graph) -> HashMap<ValueId, usize> {
     let mut root: HashMap<ValueId, ValueId> = graph.initializers().map(|id| (id, id)).collect();
     let mut uses: HashMap<ValueId, usize> = HashMap::new();
@@ -145,6 +150,9 @@ fn uses(graph: &Graph) -> HashMap<ValueId, usize> {
         if let (Some(root_id), Some(out)) = (passed, node.output(0)) {
             root.insert(out, root_id);
             continue;
+        }
+        if let Some(out) = node.output(0).filter(|_| dequantises(node)) {
+            root.insert(out, out);
         }
         for read in node.reads().filter_map(|id| root.get(&id)) {
             *uses.entry(*read).or_default() += 1;
@@ -226,5 +234,10 @@ impl Layer {
     /// Whether the weight acts at more than one place of the graph.
     pub fn is_tied(&self) -> bool {
         self.uses > 1
+    }
+
+    /// Whether what is stored is not the weight itself, but what it is dequantised from.
+    pub fn is_quantised(&self) -> bool {
+        self.stored != self.weight
     }
 }

@@ -13,9 +13,28 @@ pub struct Parameter {
 /// Operators through which a weight is still the weight.
 const SEEN_THROUGH: &[&str] = &["Identity", "Transpose", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten"];
 
-/// Whether a weight that the node reads first is still that weight in its output.
+/// Operators between a weight as it is stored and the numbers that it stands for.
+const QUANTISATION: &[&str] = &["QuantizeLinear", DEQUANTIZE];
+
+pub(super) const DEQUANTIZE: &str = "DequantizeLinear";
+
+fn is_one_of(node: &Node, operators: &[&str]) -> bool {
+    node.domain.is_empty() && operators.contains(&node.op.as_str())
+}
+
+/// Whether a weight that the node reads first is still that weight in its output, element by element.
 pub(super) fn is_seen_through(node: &Node) -> bool {
-    node.domain.is_empty() && SEEN_THROUGH.contains(&node.op.as_str())
+    is_one_of(node, SEEN_THROUGH)
+}
+
+fn quantises(node: &Node) -> bool {
+    is_one_of(node, QUANTISATION)
+}
+
+/// Whether the numbers of a layer's weight come out of the node: scales and zero points are constants of the number
+/// format, and rounding is passed straight through.
+pub(super) fn dequantises(node: &Node) -> bool {
+    is_one_of(node, &[DEQUANTIZE])
 }
 
 /// Where operators take weights: `(operator, inputs)`.
@@ -72,7 +91,7 @@ fn roles(graph: &Graph) -> HashMap<ValueId, Vec<Role>> {
     for node in graph.nodes.iter().filter(|n| n.domain.is_empty()) {
         for (i, input) in node.inputs.iter().enumerate() {
             let Some(&root) = input.as_ref().and_then(|id| origin.get(id)) else { continue };
-            if is_seen_through(node) && i == 0 {
+            if i == 0 && (is_seen_through(node) || quantises(node)) {
                 if let Some(out) = node.output(0) {
                     origin.insert(out, root);
                 }
@@ -114,22 +133,39 @@ pub(super) fn is_generated_name(name: &str) -> bool {
         || name.starts_with("_tensor_constant")
 }
 
-/// The initialiser at the root of `id`, through operators that leave a weight a weight, and the nodes between, root first.
-pub(super) fn root_of(graph: &Graph, id: ValueId) -> Option<(ValueId, Vec<Node>)> {
+/// Where the operand of a layer comes from.
+pub(super) struct Root {
+    /// The initialiser that it is stored in.
+    pub stored: ValueId,
+    /// The numbers it stands for: that initialiser, or what DequantizeLinear makes of it.
+    pub weight: ValueId,
+    /// The nodes from `weight` to the operand, in order; each leaves every element as it is.
+    pub chain: Vec<Node>,
+}
+
+/// The root of the operand `id`, through operators that leave a weight a weight; `None` where there is none, or it holds
+/// integers that are not dequantised.
+pub(super) fn root_of(graph: &Graph, id: ValueId) -> Option<Root> {
     let mut chain = Vec::new();
+    let mut weight = None;
     let mut at = id;
     let mut seen = HashSet::new();
     while seen.insert(at) {
         let value = graph.value(at);
         if value.data.is_some() {
             chain.reverse();
-            return value.fact.dtype.is_float().then_some((at, chain));
+            let real = weight.is_some() || value.fact.dtype.is_float();
+            return real.then_some(Root { stored: at, weight: weight.unwrap_or(at), chain });
         }
         let node = graph.node(value.producer?);
-        if !is_seen_through(node) {
+        if dequantises(node) {
+            weight = weight.or(Some(at));
+        } else if !(is_seen_through(node) || quantises(node) && weight.is_some()) {
             return None;
         }
-        chain.push(node.clone());
+        if weight.is_none() {
+            chain.push(node.clone());
+        }
         at = node.input(0)?;
     }
     None

@@ -230,11 +230,12 @@ pub fn survey<'g>(
         let z = b.val(layer.output);
         let variable = if in_weight(layer, z) { b.val(layer.weight) } else { z };
         let found = match &whole {
-            Some(linear) if variables.iter().any(|v| v.id() == layer.weight) => {
+            Some(linear) if linear.place_of(variable.id()).is_some() => {
                 let source = linear.place_of(variable.id());
                 Survey::of(layer, on, &Tapes { nodes: &nodes, linear }, source, variable)
             }
-            // A node without derivative somewhere need not stand between this layer and the loss.
+            // No parameter stands before it, or a node without derivative somewhere, which need not stand between this
+            // layer and the loss.
             _ => {
                 let tape = Tape::new(b);
                 let linear = linearise(&tape, &[on.loss, on.prediction], &[variable])?;

@@ -36,7 +36,7 @@ pub use fault::{ExternalFault, ModelFault, NotOnnx};
 pub use ort_optimizer::{OrtOptimizer, ort_optimizer};
 pub use read::{read, read_bytes};
 pub use text::{TextOptions, compact, graph_text, text};
-pub use weights::{had_external_weights, save, save_model, with_weights, without_weights};
+pub use weights::{had_external_weights, integer_weights, save, save_model, with_weights, without_weights};
 pub use write::{External, opset, to_bytes, write, write_with};
 
 /// The opsets that [`read`] accepts.

@@ -6,7 +6,7 @@ use super::proto::tensor_proto::DataLocation;
 use super::proto::{ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto};
 use super::{proto, tensor};
 use crate::error::{Error, Result};
-use crate::ir::Tensor;
+use crate::ir::{DType, Tensor};
 use prost::Message;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -128,6 +128,19 @@ pub fn had_external_weights(bytes: &[u8]) -> bool {
     let model = ModelProto::decode(bytes).ok();
     let inputs = model.as_ref().and_then(|model| model.graph.as_ref()).map(|graph| graph.input.iter());
     inputs.into_iter().flatten().any(|input| input.doc_string() == MARK_EXTERNAL)
+}
+
+/// The weights that [`without_weights`] left places for that hold integers.
+pub fn integer_weights(bytes: &[u8]) -> Vec<String> {
+    let model = ModelProto::decode(bytes).ok();
+    let inputs = model.as_ref().and_then(|model| model.graph.as_ref()).map(|graph| graph.input.iter());
+    let is_integer = |input: &&ValueInfoProto| {
+        let value = input.r#type.as_ref().and_then(|t| t.value.as_ref());
+        let Some(proto::type_proto::Value::TensorType(tensor)) = value else { return false };
+        DType::from_code(tensor.elem_type()).is_some_and(DType::is_int)
+    };
+    let integers = inputs.into_iter().flatten().filter(|input| marked(input)).filter(is_integer);
+    integers.map(|input| input.name().to_string()).collect()
 }
 
 fn placeholder(name: &str, data_type: i32, dims: &[i64], mark: &str) -> ValueInfoProto {

@@ -40,10 +40,12 @@ pub fn random_weights(graph: &Graph, seed: u64) -> BTreeMap<String, Tensor> {
     for layer in flatness::layers(graph) {
         let bound = 1.0 / (layer.m.max(1) as f64).sqrt();
         let bias = graph.node(layer.node).input(2);
-        for id in std::iter::once(layer.weight).chain(bias) {
+        for id in std::iter::once(layer.stored).chain(bias) {
             if let Some(stored) = &graph.value(id).data {
                 let values: Vec<f64> = (0..stored.len()).map(|_| uniform(bound)).collect();
-                let tensor = Tensor::from_f64(stored.dtype, &stored.shape, values);
+                // What is stored as integers trains as the floats that they stand for.
+                let dtype = graph.value(if id == layer.stored { layer.weight } else { id }).fact.dtype;
+                let tensor = Tensor::from_f64(dtype, &stored.shape, values);
                 weights.insert(graph.name_of(id).to_owned(), tensor);
             }
         }

@@ -1,7 +1,7 @@
-//! A graph in float64: every float in it cast, its shapes fixed, run by ONNX Runtime where that has all the kernels, else by the
+//! A graph in float64: every float in it cast, its shapes fixed, rounding passed straight through, run by ONNX Runtime where that has all the kernels, else by the
 //! interpreter.
 
-use super::kernels;
+use super::{kernels, straight};
 use crate::error::{Error, Result};
 use crate::eval;
 use crate::ir::{Attr, Attrs, Builder, DType, Dim, Fact, Graph, Model, Node, Tensor as Constant, Val, ValueId};
@@ -44,6 +44,7 @@ impl Double {
         let live = graph.ancestors(&graph.outputs);
         graph.inputs.retain(|id| live.contains(id));
         let graph = in_double(&simplify::dead_code(&graph), feeds)?;
+        let graph = straight::through(graph, Feeds { base: feeds, changed: &Tensors::new() })?;
         let whole = Model { graph, ..model.clone() };
         let options = runtime::Options { device: Device::Cpu, threads: None, spin: false };
         // A kernel that is not there is no fault of the graph.
@@ -77,14 +78,19 @@ impl Double {
     }
 }
 
-fn interpret(graph: &Graph, feeds: Feeds<'_>) -> Result<Vec<Vec<f64>>> {
+/// What the inputs are fed, by name.
+pub(super) fn wide_arrays(graph: &Graph, feeds: Feeds<'_>) -> HashMap<String, Array> {
     let inputs = graph.inputs.iter().filter_map(|&id| {
         let (name, dtype) = (graph.name_of(id), graph.value(id).fact.dtype);
         let tensor = feeds.get(name)?;
         let array = Array::from_vec(dtype, tensor.shape(), tensor.iter_f64().collect()).ok()?;
         Some((name.to_string(), array))
     });
-    let values = eval::evaluate(graph, &inputs.collect())?;
+    inputs.collect()
+}
+
+fn interpret(graph: &Graph, feeds: Feeds<'_>) -> Result<Vec<Vec<f64>>> {
+    let values = eval::evaluate(graph, &wide_arrays(graph, feeds))?;
     let flat = |id: &ValueId| values.get(id).map(|a| a.data.iter().copied().collect()).unwrap_or_default();
     Ok(graph.outputs.iter().map(flat).collect())
 }

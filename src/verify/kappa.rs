@@ -9,7 +9,7 @@ use crate::artifact::{self, manifest::Layer};
 use crate::error::{Error, Result};
 use crate::eval;
 use crate::flatness;
-use crate::ir::{Builder, DType, Graph, Model};
+use crate::ir::{Builder, DType, Graph, Model, fixed};
 use crate::onnx;
 use crate::ops::Array;
 use crate::runtime::Runtime;
@@ -54,6 +54,13 @@ struct Work<'a> {
     /// Its output that is the loss.
     loss: &'a str,
     layer: &'a Layer,
+}
+
+/// The numbers of a layer's weight: the parameter, or what is dequantised.
+struct View {
+    name: String,
+    /// Where `W[s, t]` stands in it, row by row.
+    places: Vec<usize>,
 }
 
 impl Work<'_> {
@@ -103,18 +110,28 @@ impl Work<'_> {
     }
 
     /// `Σ_{s,s'} ⟨w_s, w_s'⟩ Tr H_{s,s'}`, or `‖W‖² Tr H`, with the scale that the artifact gives it.
-    fn definition(&self, view: &[usize]) -> Result<f64> {
+    fn definition(&self, view: &View) -> Result<f64> {
         let (d, m) = (self.layer.d, self.layer.m);
-        let weight: Vec<f64> = self.weight()?.iter_f64().collect();
-        let gradient = ad::grad_model(self.model, self.loss, std::slice::from_ref(&self.layer.weight))?;
-        let mut gradient = Double::new(self.runtime, &gradient.model, &gradient.outputs, &self.case.wide)?;
-        let at = |s: usize, t: usize| view[s * m + t];
+        let base = self.weight(&view.name)?;
+        let weight: Vec<f64> = base.iter_f64().collect();
+        let mut feeds = self.case.wide.clone();
+        feeds.insert(view.name.clone(), base.clone());
+        let model = with_input(self.model, &view.name)?;
+        let model = Model { graph: simplify::dead_code(&model.graph), ..model };
+        let gradient = ad::grad_model(&model, self.loss, std::slice::from_ref(&view.name))?;
+        let mut gradient = Double::new(self.runtime, &gradient.model, &gradient.outputs, &feeds)?;
+        let at = |s: usize, t: usize| view.places[s * m + t];
         let inner = |s: usize, k: usize| (0..m).map(|t| weight[at(s, t)] * weight[at(k, t)]).sum::<f64>();
         let gram: Vec<f64> = (0..d * d).map(|i| inner(i / d, i % d)).collect();
         let scale = (norm(&weight) / (weight.len().max(1) as f64).sqrt()).max(1e-3);
         let (mut neuronwise, mut trace) = (0.0, 0.0);
         for (s, t) in (0..d).flat_map(|s| (0..m).map(move |t| (s, t))) {
-            let column = Difference::of(|step| self.moved(&mut gradient, &weight, at(s, t), step * scale))?;
+            let column = Difference::of(|step| {
+                let mut moved = weight.clone();
+                moved[at(s, t)] += step * scale;
+                let changed = Tensors::from([(view.name.clone(), float64(base.shape().to_vec(), moved)?)]);
+                Ok(gradient.run(Feeds { base: &feeds, changed: &changed })?.into_iter().next().unwrap_or_default())
+            })?;
             let second = |k: usize| column.value[at(k, t)] / scale;
             neuronwise += (0..d).map(|k| gram[s * d + k] * second(k)).sum::<f64>();
             trace += second(s);
@@ -127,20 +144,33 @@ impl Work<'_> {
         Ok(if per_fan_in { kappa / m as f64 } else { kappa })
     }
 
-    /// `∂L/∂W` with one weight moved.
-    fn moved(&self, gradient: &mut Double, weight: &[f64], at: usize, by: f64) -> Result<Vec<f64>> {
-        let mut moved = weight.to_vec();
-        moved[at] += by;
-        let tensor = float64(self.weight()?.shape().to_vec(), moved)?;
-        let changed = Tensors::from([(self.layer.weight.clone(), tensor)]);
-        let found = gradient.run(Feeds { base: &self.case.wide, changed: &changed })?;
-        Ok(found.into_iter().next().unwrap_or_default())
+    /// What the weight is at the artifact's parameters.
+    fn weight(&self, name: &str) -> Result<Tensor> {
+        if let Some(stored) = self.case.wide.get(name) {
+            return Ok(stored.clone());
+        }
+        let graph = &self.model.graph;
+        let missing = || Error::MissingInput { tensor: name.to_string() };
+        let id = graph.find(name).ok_or_else(missing)?;
+        let shape = graph.value(id).fact.shape.as_deref().and_then(fixed).ok_or_else(missing)?;
+        let outputs = Graph { outputs: vec![id], ..graph.clone() };
+        let model = Model { graph: outputs, ..self.model.clone() };
+        let mut double = Double::new(self.runtime, &model, &[name.to_string()], &self.case.wide)?;
+        let found = double.run(Feeds { base: &self.case.wide, changed: &Tensors::new() })?;
+        float64(shape.iter().map(|&n| n.max(0) as usize).collect(), found.into_iter().next().unwrap_or_default())
     }
+}
 
-    fn weight(&self) -> Result<&Tensor> {
-        let missing = || Error::MissingInput { tensor: self.layer.weight.clone() };
-        self.case.wide.get(&self.layer.weight).ok_or_else(missing)
-    }
+/// The model with that value an input, whatever computes it; its other values stay where they are.
+fn with_input(model: &Model, name: &str) -> Result<Model> {
+    let mut graph = model.graph.clone();
+    let id = graph.find(name).ok_or_else(|| Error::MissingInput { tensor: name.to_string() })?;
+    let Some(made_by) = graph.value(id).producer else { return Ok(model.clone()) };
+    graph.value_mut(id).producer = None;
+    graph.inputs.push(id);
+    let outputs = &mut graph.nodes[made_by.0 as usize].outputs;
+    outputs.iter_mut().filter(|out| **out == Some(id)).for_each(|out| *out = None);
+    Ok(Model { graph, ..model.clone() })
 }
 
 struct Estimate {
@@ -148,23 +178,25 @@ struct Estimate {
     error: f64,
 }
 
-/// Where `W[s, t]` stands in the stored weight, row by row; `None` if the layer is not found or its weight is not only moved
-/// about.
-fn view(inference: &Graph, layer: &Layer) -> Result<Option<Vec<usize>>> {
-    let found = flatness::layers(inference).into_iter().find(|l| inference.name_of(l.weight) == layer.weight);
+/// The layer's weight in the model; `None` if the layer is not found or its weight is not only moved about.
+fn view(inference: &Graph, layer: &Layer) -> Result<Option<View>> {
+    let found = flatness::layers(inference).into_iter().find(|l| inference.name_of(l.stored) == layer.weight);
     let Some(found) = found else { return Ok(None) };
-    let b = Builder::of(Graph { outputs: Vec::new(), ..inference.clone() });
-    let root = b.val(found.weight);
-    let shape = inference.value(found.weight).data.as_ref().map(|data| data.shape.clone()).unwrap_or_default();
-    b.output(found.view(root), "view");
+    let name = inference.name_of(found.weight).to_string();
+    let Some(shape) = inference.value(found.weight).fact.shape.as_deref().and_then(fixed) else { return Ok(None) };
+    let shape: Vec<usize> = shape.iter().map(|&n| n.max(0) as usize).collect();
+    let whole = with_input(&Model { graph: inference.clone(), ..Model::default() }, &name)?.graph;
+    let weight = found.weight;
+    let b = Builder::of(Graph { outputs: Vec::new(), ..whole });
+    b.output(found.view(b.val(weight)), "view");
     let graph = simplify::dead_code(&b.finish()?);
     let count: usize = shape.iter().product();
     let places = Array::from_vec(DType::F64, &shape, (0..count).map(|i| i as f64).collect());
     let Ok(places) = places else { return Ok(None) };
-    let values = eval::evaluate(&graph, &HashMap::from([(layer.weight.clone(), places)]))?;
+    let values = eval::evaluate(&graph, &HashMap::from([(name.clone(), places)]))?;
     let moved = graph.outputs.first().and_then(|id| values.get(id));
     let moved: Vec<usize> = moved.map(|a| a.data.iter().map(|&v| v as usize).collect()).unwrap_or_default();
     let mut sorted = moved.clone();
     sorted.sort_unstable();
-    Ok((sorted.len() == count && sorted.into_iter().eq(0..count)).then_some(moved))
+    Ok((sorted.len() == count && sorted.into_iter().eq(0..count)).then_some(View { name, places: moved }))
 }

@@ -7,6 +7,7 @@ mod gradient;
 mod kappa;
 mod kernels;
 mod sample;
+mod straight;
 
 use crate::artifact::manifest::Manifest;
 use crate::error::{Error, Result};

@@ -94,6 +94,7 @@ pub fn exact(layers: &[(&str, f64)]) -> Options {
         freeze: Vec::new(),
         train_batch_norm: false,
         train_dropout: false,
+        train_quantized: false,
     }
 }
 

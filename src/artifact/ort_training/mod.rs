@@ -200,6 +200,7 @@ pub fn export(source: &Path, artifact: Option<&Path>) -> Result<Exported> {
         return Err(Error::OtherModel { checkpoint: weights, model });
     }
     let parameters = parameters(&record, &checkpoint, &weights)?;
+    let parameters = super::quantized::as_stored(&bytes, &model, parameters)?;
     let filled = onnx::with_weights(&bytes, &model, &parameters)?;
     Ok(Exported { bytes: filled, external: false, weights, step: checkpoint.step, parameters: parameters.len() })
 }
