@@ -117,3 +117,130 @@ fn an_output_keeps_a_name_that_another_node_has() {
     let [plain, rewritten] = both(&graph, &[("x", &[2], &[1.0, 2.0])]);
     assert_eq!(plain, rewritten);
 }
+
+type Ints = &'static [i64];
+
+/// The operators that are left of a graph with the output `y`, and that it computes the same as before.
+fn left_of(graph: &Graph, inputs: &[(&str, &[usize], &[f64])]) -> Vec<String> {
+    let [plain, rewritten] = both(graph, inputs);
+    let close = |(a, b): (&f64, &f64)| (a - b).abs() < 1e-12;
+    assert!(plain.len() == rewritten.len() && plain.iter().zip(&rewritten).all(close), "{plain:?}\n{rewritten:?}");
+    simplify(graph).expect("a sound graph").nodes.into_iter().map(|node| node.op).collect()
+}
+
+#[test]
+fn a_sum_divided_by_its_size_is_a_mean_and_by_another_number_stays() {
+    let n = Dim::symbol("N");
+    for (divisor, left) in [(6.0, vec!["ReduceMean"]), (3.0, vec!["ReduceSum", "Div"])] {
+        let b = Builder::new();
+        let x = b.input("x", float(&[n.clone(), Dim::Fixed(2), Dim::Fixed(3)]), None);
+        let sum = import(&b, "ReduceSum", &[x, b.ints(&[-1, 1])], Attrs::new().with("keepdims", 0));
+        b.output(import(&b, "Div", &[sum, b.scalar(DType::F32, divisor)], Attrs::new()), "y");
+        let data: Vec<f64> = (0..12).map(f64::from).collect();
+        assert_eq!(left_of(&b.finish().expect("a sound graph"), &[("x", &[2, 2, 3], &data)]), left);
+    }
+    let b = Builder::new();
+    let x = b.input("x", float(&[n.clone(), Dim::Fixed(2)]), None);
+    let sum = import(&b, "ReduceSum", &[x, b.ints(&[0])], Attrs::new().with("keepdims", 1));
+    b.output(import(&b, "Div", &[sum, b.dim_scalar(&n, DType::F32)], Attrs::new()), "y");
+    let graph = b.finish().expect("a sound graph");
+    assert_eq!(left_of(&graph, &[("x", &[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])]), ["ReduceMean"]);
+}
+
+#[test]
+fn a_sum_does_not_need_the_reshape_before_it() {
+    let data: Vec<f64> = (0..24).map(f64::from).collect();
+    // The shape from, the shape to, the axes, what is left.
+    let cases: [(Ints, Ints, Ints, &[&str]); 6] = [
+        (&[2, 3, 4], &[6, 4], &[0], &["ReduceSum"]),
+        (&[6, 4], &[2, 3, 4], &[0, 1], &["ReduceSum"]),
+        (&[2, 3, 4], &[2, 12], &[1], &["ReduceSum"]),
+        (&[6, 4], &[2, 3, 4], &[1], &["Reshape", "ReduceSum"]),
+        (&[6, 2, 2], &[2, 3, 4], &[0, 1], &["Reshape", "ReduceSum"]),
+        (&[2, 3, 4], &[4, 6], &[0], &["Reshape", "ReduceSum"]),
+    ];
+    for (from, to, axes, left) in cases {
+        let b = Builder::new();
+        let shape: Vec<Dim> = from.iter().map(|&n| Dim::Fixed(n)).collect();
+        let x = b.input("x", float(&shape), None);
+        let reshaped = import(&b, "Reshape", &[x, b.ints(to)], Attrs::new());
+        b.output(import(&b, "ReduceSum", &[reshaped, b.ints(axes)], Attrs::new().with("keepdims", 0)), "y");
+        let sizes: Vec<usize> = from.iter().map(|&n| n as usize).collect();
+        assert_eq!(
+            left_of(&b.finish().expect("a sound graph"), &[("x", &sizes, &data)]),
+            left,
+            "{from:?} {to:?} {axes:?}"
+        );
+    }
+}
+
+#[test]
+fn reshaped_summands_are_reshaped_once() {
+    for op in ["Add", "Sub"] {
+        let b = Builder::new();
+        let [x, y] = ["x", "y1"].map(|name| b.input(name, float(&[6, 2].map(Dim::Fixed)), None));
+        let z = b.input("z", float(&[2, 3, 2].map(Dim::Fixed)), None);
+        let [x, y] = [x, y].map(|v| import(&b, "Reshape", &[v, b.ints(&[2, 3, 2])], Attrs::new()));
+        let first = import(&b, "Add", &[z, x], Attrs::new());
+        b.output(import(&b, op, &[first, y], Attrs::new()), "y");
+        let data: [Vec<f64>; 3] = [1, 5, 7].map(|k| (0..12).map(|i| f64::from(i * k % 11)).collect());
+        let inputs: [(&str, &[usize], &[f64]); 3] =
+            [("x", &[6, 2], &data[0]), ("y1", &[6, 2], &data[1]), ("z", &[2, 3, 2], &data[2])];
+        let left = left_of(&b.finish().expect("a sound graph"), &inputs);
+        let expected: &[&str] =
+            if op == "Add" { &["Add", "Reshape", "Add"] } else { &["Reshape", "Reshape", "Add", "Sub"] };
+        assert_eq!(left, expected);
+    }
+    let b = Builder::new();
+    let [x, y] = ["x", "y1"].map(|name| b.input(name, float(&[6, 2].map(Dim::Fixed)), None));
+    let [x, y] = [x, y].map(|v| import(&b, "Reshape", &[v, b.ints(&[2, 3, 2])], Attrs::new()));
+    b.output(import(&b, "Sub", &[x, y], Attrs::new()), "y");
+    let data: [Vec<f64>; 2] = [1, 5].map(|k| (0..12).map(|i| f64::from(i * k % 11)).collect());
+    let left = left_of(&b.finish().expect("a sound graph"), &[("x", &[6, 2], &data[0]), ("y1", &[6, 2], &data[1])]);
+    assert_eq!(left, ["Sub", "Reshape"]);
+}
+
+#[test]
+fn the_slopes_of_a_product_are_added_before_a_cotangent_comes_in() {
+    // What the second summand is multiplied or divided with: a number, a whole tensor, a row, which would be broadcast.
+    for (shape, left) in [(&[][..], 5), (&[2, 2], 5), (&[2], 6)] {
+        let b = Builder::new();
+        let [a, x, s] = ["a", "x", "s"].map(|name| b.input(name, float(&[2, 2].map(Dim::Fixed)), None));
+        let t = b.input("t", float(&shape.iter().map(|&n| Dim::Fixed(n)).collect::<Vec<_>>()), None);
+        let plain = import(&b, "Mul", &[s, a], Attrs::new());
+        let scaled = import(&b, "Mul", &[a, x], Attrs::new());
+        let bent = import(&b, "Mul", &[t, scaled], Attrs::new());
+        let bent = import(&b, "Div", &[bent, s], Attrs::new());
+        b.output(import(&b, "Add", &[bent, plain], Attrs::new()), "y");
+        let data = [[2.0, 1.0, 5.0, 3.0], [1.0, 7.0, 2.0, 4.0], [8.0, 4.0, 2.0, 16.0], [3.0, 5.0, 7.0, 9.0]];
+        let sizes: Vec<usize> = shape.iter().map(|&n| n as usize).collect();
+        let inputs: [(&str, &[usize], &[f64]); 4] = [
+            ("a", &[2, 2], &data[0]),
+            ("x", &[2, 2], &data[1]),
+            ("s", &[2, 2], &data[2]),
+            ("t", &sizes, &data[3][..sizes.iter().product()]),
+        ];
+        let operators = left_of(&b.finish().expect("a sound graph"), &inputs);
+        assert_eq!(operators.len(), left - 1, "{operators:?}");
+    }
+}
+
+#[test]
+fn a_sum_drops_axes_of_size_one_itself() {
+    let n = Dim::symbol("N");
+    // The axes summed, whether they are kept, the target, what is left.
+    let cases: [(Ints, i64, Ints, &[&str]); 4] = [
+        (&[0], 0, &[3], &["ReduceSum"]),
+        (&[0, 2], 1, &[3], &["ReduceSum"]),
+        (&[1], 1, &[-1], &["ReduceSum"]),
+        (&[0], 0, &[1, 3], &["ReduceSum", "Reshape"]),
+    ];
+    for (axes, keep, target, left) in cases {
+        let b = Builder::new();
+        let x = b.input("x", float(&[n.clone(), Dim::Fixed(3), Dim::Fixed(1)]), None);
+        let sum = import(&b, "ReduceSum", &[x, b.ints(axes)], Attrs::new().with("keepdims", keep));
+        b.output(import(&b, "Reshape", &[sum, b.ints(target)], Attrs::new()), "y");
+        let graph = b.finish().expect("a sound graph");
+        assert_eq!(left_of(&graph, &[("x", &[2, 3, 1], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])]), left);
+    }
+}

@@ -22,7 +22,7 @@ use fam_onnx::ops::Array;
 /// How far a gradient in float32 may be from torch's, relative to its norm or a hundredth of the norm of all.
 const TORCH: f64 = 1e-3;
 /// Nodes that a gradient adds for each of the model's, at most by the median.
-const RATIO: f64 = 2.8;
+const RATIO: f64 = 2.5;
 
 /// The data that a model comes with.
 #[derive(Default)]
@@ -192,7 +192,7 @@ fn report(rows: &[(Row, serde_json::Value)], unexported: &serde_json::Value) -> 
          each other (1e-6); ONNX Runtime computes what the interpreter does; {compared} gradients in float32 agree with\n\
          torch's own (1e-3). The other gradients have other names or shapes in the file, hold a folded norm, or are of half precision.\n\n\
          *Nodes*: of the model as it is read, and with the gradient of every parameter. *Added*: nodes that the gradient\n\
-         adds for each of the model's; the median is {:.1}. *Seconds*: to read and differentiate, without optimisation of\n\
+         adds for each of the model's; the median is {:.2}. *Seconds*: to read and differentiate, without optimisation of\n\
          the program by its compiler beyond level 2.\n\n\
          | model | family | exporter | opset | operators | nodes | with gradient | added | parameters | compared | seconds | outcome |\n\
          |---|---|---|---|---|---|---|---|---|---|---|---|\n",
@@ -230,12 +230,17 @@ fn report(rows: &[(Row, serde_json::Value)], unexported: &serde_json::Value) -> 
 }
 
 const WHY: &str = "
-What lies above 4 are mostly convolutional networks, whose nodes are few and large, and single recurrent nodes. A
-convolution with its activation is two nodes. Of ResNet-18's 235 added nodes its 20 convolutions have about ten each: the
-cotangent of the image (a `ConvTranspose`), that of the bias, and for the filter's gradient the windows of the image as
-columns (a `Conv` with constant taps), two matrices by `Reshape` and `Transpose`, and their product. One `Conv` between two
-`Transpose` would say the same; ONNX Runtime 1.23 takes twice as long with it (43 against 20 ms for 8 images of 64 × 32 ×
-32, 64 filters of 3 × 3, one thread). Each activation adds a comparison and a `Where`, a `Clip` three and a `Where`.
+What lies above 4 are convolutional networks, whose nodes are few and large, and single recurrent nodes. A convolution with
+its activation is two nodes. Of ResNet-18's 231 added nodes its 20 convolutions have about ten each: the cotangent of the
+image (a `ConvTranspose`), that of the bias, and for the filter's gradient the windows of the image as columns (a `Conv` with
+constant taps), two matrices by `Reshape` and `Transpose`, and their product. One `Conv` between two `Transpose` would say the
+same; ONNX Runtime 1.23 takes twice as long with it (43 against 20 ms for 8 images of 64 × 32 × 32, 64 filters of 3 × 3, one
+thread). Each activation adds a comparison and a `Where`, a `Clip` three and a `Where`. Batch norm kept as one node adds
+twelve: six for `γ/√(σ² + ε)` and `x − μ`, four products and two sums.
+An `InstanceNormalization` (`unet-3d`) is written out and differentiated through its mean and variance, and a trilinear
+`Resize` goes back through a product an axis. An `LSTM` node becomes a `Scan` a direction, with another `Scan` backwards;
+nodes in bodies are not counted, neither the model's nor the gradient's. In half precision sums are taken in single
+precision, between two `Cast` each.
 
 Models that their exporter refuses, which are not counted:
 

@@ -51,12 +51,34 @@ pub(super) fn matmul_right_transposed<'g>(
     if lead.is_none() && batched && from.len() == 2 {
         return left_over_batch(ct, v, from);
     }
-    let value = whole_axis(&ct, 1).matmul(v.transpose());
+    let back = v.transpose();
+    let rows_alone = lead.is_none() && v.rank() == 2 && from.len() > 2 && ct.value.shape() == ct.shape;
+    if rows_alone && v.dtype().is_float() && is_transposition(back) {
+        // `v` is a weight: rows of all matrices are one long batch, and their product needs no transposed copy of it.
+        let mut shape = ct.shape;
+        let rows = flat_rows(ct.value, &v.dim(1)).matmul(back);
+        shape.pop();
+        shape.extend(from.last().cloned());
+        return Cotangent { value: rows.reshape(&shape), shape }.unbroadcast(from, lead);
+    }
+    let value = whole_axis(&ct, 1).matmul(back);
     let mut shape = ct.shape;
     if let (Some(last), Some(k)) = (shape.last_mut(), from.last()) {
         *last = k.clone();
     }
     Cotangent { value, shape }.unbroadcast(from, lead)
+}
+
+/// Whether a node moves the axes of something to make `v`.
+fn is_transposition(v: Val) -> bool {
+    v.builder().read(|g| g.value(v.id()).producer.is_some_and(|node| g.node(node).op == "Transpose"))
+}
+
+/// `[…, n, columns] → […·n, columns]`
+fn flat_rows<'g>(x: Val<'g>, columns: &Dim) -> Val<'g> {
+    let shape = x.shape();
+    let rows = shape.split_last().map_or(Dim::Fixed(1), |(_, rows)| count(rows));
+    x.reshape(&[rows, columns.clone()])
 }
 
 /// `z[b] = t·v[b]`: `t̄ = Σ_b z̄[b]·v[b]ᵀ`, as one product over columns of all matrices.
@@ -85,11 +107,7 @@ pub(super) fn matmul_left_transposed<'g>(
 ) -> Cotangent<'g> {
     if lead.is_none() && v.rank() > 2 && from.len() == 2 {
         // `t` is a weight: rows of all matrices are one long batch.
-        let flat = |x: Val<'g>, columns: &Dim| {
-            let shape = x.shape();
-            x.reshape(&[count(&shape[..shape.len() - 1]), columns.clone()])
-        };
-        let value = flat(v, &from[0]).transpose().matmul(flat(ct.materialise(), &from[1]));
+        let value = flat_rows(v, &from[0]).transpose().matmul(flat_rows(ct.materialise(), &from[1]));
         return Cotangent { value, shape: from.to_vec() };
     }
     let value = v.transpose().matmul(whole_axis(&ct, 2));

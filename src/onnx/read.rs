@@ -124,6 +124,7 @@ fn expand(proto: &ModelProto, opset: i64, dir: Option<&Path>, file: &str) -> Res
         return Err(Error::InvalidModel { file: file.to_string(), faults });
     }
     check::check(&mut raw, &mut HashSet::new(), &mut faults);
+    fused::untype_tables(&mut raw);
     let undefined = |f: &super::raw::Free| ModelFault::UndefinedInput {
         node: f.node.clone(),
         op: f.op.clone(),

@@ -77,14 +77,15 @@ fn is_tanh(attrs: &crate::ir::Attrs) -> bool {
 /// dy = dx ⊙ ½ (1 + t + x (1 − t²) √(2/π) (1 + 3c x²))
 fn gelu<'g>(c: &Cx<'g>) -> Tan<'g> {
     let x = c.x(0);
-    let square = x.square();
     let slope = if is_tanh(c.attrs()) {
+        let square = x.square();
         let t = (x * (square * (SQRT_2_OVER_PI * CUBIC) + SQRT_2_OVER_PI)).tanh();
         let inner = square * (3.0 * CUBIC * SQRT_2_OVER_PI) + SQRT_2_OVER_PI;
         (t + 1.0 + x * (1.0 - t.square()) * inner) * 0.5
     } else {
-        let cumulative = c.b.op("Erf", &[x * FRAC_1_SQRT_2], crate::ir::Attrs::new()) * 0.5 + 0.5;
-        cumulative + x * (square * -0.5).exp() * (0.5 * SQRT_2_OVER_PI)
+        let scaled = x * FRAC_1_SQRT_2;
+        let cumulative = c.b.op("Erf", &[scaled], crate::ir::Attrs::new()) * 0.5 + 0.5;
+        cumulative + x * (-scaled.square()).exp() * (0.5 * SQRT_2_OVER_PI)
     };
     c.dx(0) * slope
 }

@@ -1,7 +1,8 @@
 //! Neutral elements, constant factors, inverse pairs.
 
-use super::{Site, made_by, operand, splat};
-use crate::ir::{Val, broadcast_named};
+use super::sums::axes_of;
+use super::{Site, made_by, operand, same_shape, splat};
+use crate::ir::{Attrs, Dim, Val, broadcast_named, count};
 
 /// Whether `x op y` has the shape of `x` whatever is done with the constant `y`.
 fn keeps_shape<'g>(x: Val<'g>, y: Val<'g>) -> bool {
@@ -65,6 +66,70 @@ pub(super) fn constant_factors<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
             Some(inner * (d / c))
         }
         _ => None,
+    }
+}
+
+/// `a·s + a·x·t = a·(s + x·t)`, also with quotients by `t`, of equal shapes: the slopes of a product of two functions of
+/// `x` are added before the cotangent `a` is multiplied with them
+pub(super) fn common_factor<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
+    if s.op != "Add" || !s.x(0)?.dtype().is_float() || !same_shape(s.x(0)?, s.x(1)?) {
+        return None;
+    }
+    [(0, 1), (1, 0)].into_iter().find_map(|(i, j)| {
+        let (plain, chain) = (s.x(i)?, s.x(j)?);
+        factors(plain)?.into_iter().find_map(|(a, slope)| {
+            let rest = same_shape(a, slope).then(|| without_factor(chain, a, LONGEST_CHAIN))??;
+            Some(a * (slope + rest))
+        })
+    })
+}
+
+/// So many factors are looked through for a common one.
+const LONGEST_CHAIN: usize = 3;
+
+/// Both ways to see a product as a factor and the rest.
+fn factors<'g>(v: Val<'g>) -> Option<[(Val<'g>, Val<'g>); 2]> {
+    let node = made_by(v, "Mul")?;
+    let (x, y) = (v.builder().val(node.input(0)?), v.builder().val(node.input(1)?));
+    Some([(x, y), (y, x)])
+}
+
+/// `v / a`, where `v` is a product of `a` and further factors or divisors, each of its shape or a single number.
+fn without_factor<'g>(v: Val<'g>, a: Val<'g>, depth: usize) -> Option<Val<'g>> {
+    let fits = |t: Val<'g>| same_shape(t, v) || t.fact().rank() == Some(0);
+    if let Some(quotient) = made_by(v, "Div") {
+        let (x, t) = (v.builder().val(quotient.input(0)?), v.builder().val(quotient.input(1)?));
+        let inner = (depth > 0 && fits(t)).then(|| without_factor(x, a, depth - 1))??;
+        return Some(inner / t);
+    }
+    factors(v)?.into_iter().find_map(|(x, t)| {
+        if x.id() == a.id() && same_shape(t, v) {
+            return Some(t);
+        }
+        let inner = (depth > 0 && fits(t)).then(|| without_factor(x, a, depth - 1))??;
+        Some(inner * t)
+    })
+}
+
+/// `Σ_A x / n = mean_A x`, where `n` is the number of elements along the axes `A`
+pub(super) fn mean<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
+    if s.op != "Div" {
+        return None;
+    }
+    let (sum, n) = (made_by(s.x(0)?, "ReduceSum")?, size(s.x(1)?)?);
+    let (x, axes) = (s.b.val(sum.input(0)?), s.b.val(sum.input(1)?));
+    let shape = x.fact().shape?;
+    let along: Vec<Dim> = axes_of(x, Some(axes))?.iter().map(|&a| shape[a as usize].clone()).collect();
+    let keep = sum.attrs.int("keepdims").unwrap_or(1);
+    (count(&along) == n).then(|| s.b.op("ReduceMean", &[x, axes], Attrs::new().with("keepdims", keep)))
+}
+
+/// The size that a scalar holds as a float.
+fn size(v: Val<'_>) -> Option<Dim> {
+    match scalar(v) {
+        Some(n) => (n.fract() == 0.0 && n.abs() < 1e15).then_some(Dim::Fixed(n as i64)),
+        None if v.fact().rank() == Some(0) => operand(v, "Cast")?.fact().ints?.first().cloned(),
+        None => None,
     }
 }
 

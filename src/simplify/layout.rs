@@ -91,7 +91,7 @@ pub(super) fn joined_axes<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
 }
 
 /// The neighbouring axes of `from` that each axis of `to` joins, where that is all that changes.
-fn runs(from: &[Dim], to: &[Dim]) -> Option<Vec<Range<usize>>> {
+pub(super) fn runs(from: &[Dim], to: &[Dim]) -> Option<Vec<Range<usize>>> {
     let mut at = 0;
     let mut runs = Vec::new();
     for size in to {
@@ -133,68 +133,6 @@ fn common_shape<'g>(s: &Site<'g, '_>, places: &[usize], replace: Option<(usize, 
         shape = broadcast_named(&shape, &v.fact().shape?)?;
     }
     Some(shape)
-}
-
-/// `Σ` over axes of size 1 is a squeeze
-pub(super) fn reduced_size_one<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
-    if !s.is(&["ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin"]) {
-        return None;
-    }
-    let (x, axes) = (s.x(0)?, s.x(1)?.known_ints()?);
-    let shape = x.fact().shape?;
-    let at = |a: i64| if a < 0 { a + shape.len() as i64 } else { a };
-    let ones = !axes.is_empty() && axes.iter().all(|&a| shape.get(at(a) as usize).is_some_and(Dim::is_one));
-    if !ones {
-        return None;
-    }
-    Some(if s.attrs.int("keepdims") == Some(0) { x.squeeze(&axes) } else { x })
-}
-
-/// Axes counted from the front, where they are known and there are some.
-fn axes_of<'g>(x: Val<'g>, axes: Option<Val<'g>>) -> Option<Vec<i64>> {
-    let rank = x.fact().rank()? as i64;
-    let mut axes: Vec<i64> = axes?.known_ints()?.into_iter().map(|a| if a < 0 { a + rank } else { a }).collect();
-    axes.sort_unstable();
-    (!axes.is_empty()).then_some(axes)
-}
-
-/// The reduced tensor and its axes, where `v` is a sum that keeps its rank.
-fn kept_sum<'g>(v: Val<'g>) -> Option<(Val<'g>, Vec<i64>)> {
-    let node = made_by(v, "ReduceSum")?;
-    if node.attrs.int("keepdims") == Some(0) {
-        return None;
-    }
-    let x = v.builder().val(node.input(0)?);
-    let axes = axes_of(x, node.input(1).map(|id| v.builder().val(id)))?;
-    Some((x, axes))
-}
-
-/// `Σ_B Σ_A x = Σ_{A∪B} x`, and a sum without the axes it would keep: `Squeeze_A(Σ_A x) = Σ_A x`
-pub(super) fn one_sum<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
-    let (x, inner) = kept_sum(s.x(0)?)?;
-    match s.op {
-        "ReduceSum" => {
-            let outer = axes_of(s.x(0)?, s.x(1))?;
-            let mut both: Vec<i64> = inner.iter().chain(&outer).copied().collect();
-            both.sort_unstable();
-            both.dedup();
-            let sum = x.sum_keep(&both);
-            Some(if s.attrs.int("keepdims") == Some(0) { sum.squeeze(&outer) } else { sum })
-        }
-        "Squeeze" => (axes_of(s.x(0)?, s.x(1))? == inner).then(|| x.sum(&inner)),
-        "Reshape" => {
-            let shape = x.fact().shape?;
-            let rest: Vec<Dim> =
-                (0..shape.len()).filter(|&i| !inner.contains(&(i as i64))).map(|i| shape[i].clone()).collect();
-            let target = s.x(1)?.fact().ints?;
-            let open = rest.iter().zip(target.iter()).filter(|(d, t)| d != t).count();
-            let fits = rest.len() == target.len()
-                && rest.iter().zip(target.iter()).all(|(d, t)| d == t || *t == Dim::Fixed(-1))
-                && open <= 1;
-            fits.then(|| x.sum(&inner))
-        }
-        _ => None,
-    }
 }
 
 /// The zeros before and after each axis, where `v` is padded with them.

@@ -10,6 +10,7 @@ mod layout;
 mod negation;
 mod products;
 mod rebuild;
+mod sums;
 
 pub use dead::dead_code;
 pub use rebuild::simplify;
@@ -30,14 +31,19 @@ type Rewrite = for<'g> fn(&Site<'g, '_>) -> Option<Val<'g>>;
 const REWRITES: &[Rewrite] = &[
     algebra::neutral,
     algebra::constant_factors,
+    algebra::mean,
+    algebra::common_factor,
     algebra::inverse,
     layout::nothing_to_do,
     layout::same_again,
     layout::joined_axes,
     layout::expanded_operand,
     layout::sum_of_parts,
-    layout::reduced_size_one,
-    layout::one_sum,
+    sums::reduced_size_one,
+    sums::one_sum,
+    sums::sum_without_ones,
+    sums::reshaped_sum,
+    sums::sum_of_reshaped,
     negation::double,
     negation::in_sum,
     negation::outwards,

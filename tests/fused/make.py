@@ -12,6 +12,10 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 MICROSOFT = "com.microsoft"
+# Operators of other domains.
+DOMAINS = {"SimplifiedLayerNormalization": ""} | dict.fromkeys(
+    ["Scaler", "Normalizer", "ArrayFeatureExtractor", "LinearRegressor", "LinearClassifier"], "ai.onnx.ml"
+)
 random = np.random.default_rng(5)
 
 
@@ -85,7 +89,25 @@ def cases():
     rotary = [*group, real(6, 8), real(6, 8)]
     turned = shared | {"do_rotary": 1, "local_window_size": 2}
     yield "group_query_rotary", "GroupQueryAttention", rotary, 3, turned
+    yield from scikit_learn()
     yield "trilu", "Trilu", [real(3, 4), np.array(1)], 1, {"upper": 1}
+
+
+def scikit_learn():
+    rows = real(3, 4)
+    shift = {"offset": [0.1, -0.2, 0.3, 0.5], "scale": [2.0, 0.5, 1.5, 1.0]}
+    yield "scaler", "Scaler", [rows], 1, shift
+    yield "scaler_one", "Scaler", [rows], 1, {"offset": [0.5], "scale": [2.0]}
+    for norm in ("MAX", "L1", "L2"):
+        yield f"normalizer_{norm}", "Normalizer", [rows], 1, {"norm": norm}
+    places = ints([2, 0], dtype=np.int64)
+    yield "feature_extractor", "ArrayFeatureExtractor", [rows, places], 1, {}
+    yield "feature_extractor_row", "ArrayFeatureExtractor", [real(4), places], 1, {}
+    linear = {"coefficients": [0.5, -1.0, 2.0, 0.25, 1.0, 1.5, -0.5, -2.0], "intercepts": [0.1, -0.3]}
+    yield "linear_regressor", "LinearRegressor", [rows], 1, linear | {"targets": 2}
+    for post in ("NONE", "LOGISTIC", "SOFTMAX"):
+        labelled = linear | {"classlabels_ints": [5, 7], "post_transform": post, "multi_class": 1}
+        yield f"linear_classifier_{post}", "LinearClassifier", [rows], (1, 0), labelled
 
 
 def softmax(x, axis):
@@ -117,13 +139,16 @@ def model(operator, inputs, outputs, attributes, results_of=None):
     names = [f"x{k}" if array is not None else "" for k, array in enumerate(inputs)]
     wanted = range(outputs) if isinstance(outputs, int) else outputs
     results = [f"y{k}" if k in wanted else "" for k in range(max(wanted) + 1)]
-    domain = "" if operator == "SimplifiedLayerNormalization" else MICROSOFT
+    domain = DOMAINS.get(operator, MICROSOFT)
     node = helper.make_node(operator, names, results, "node", domain=domain, **attributes)
     given = [info(name, array) for name, array in zip(names, inputs) if name]
     untyped = helper.make_empty_tensor_value_info
-    made = [info(name, results_of[name]) if results_of else untyped(name) for name in results if name]
+    # In the order in which they are asked for.
+    asked = [f"y{k}" for k in wanted]
+    made = [info(name, results_of[name]) if results_of else untyped(name) for name in asked]
     graph = helper.make_graph([node], operator, given, made)
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(MICROSOFT, 1)]
+    versions = {"": 17, MICROSOFT: 1, "ai.onnx.ml": 3}
+    opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 

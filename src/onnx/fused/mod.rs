@@ -1,5 +1,6 @@
-//! Fused operators of ONNX Runtime (domain `com.microsoft`), which its optimisers leave in models: standard operators
-//! take their place when a model is read. One family a file.
+//! Fused operators of ONNX Runtime (domain `com.microsoft`), which its optimisers leave in models, and those of
+//! `ai.onnx.ml` around scikit-learn's models of real numbers: standard operators take their place when a model is read.
+//! One family a file.
 //!
 //! What is quantised, or has no counterpart among the standard operators (`Inverse`), stays as it is.
 
@@ -9,9 +10,11 @@ mod embedding;
 mod normalization;
 mod product;
 mod rotary;
+mod scikit_learn;
 mod softmax;
 
 use super::normalise::{Draft, normalise};
+use super::raw::RawGraph;
 use crate::ir::{Attrs, Builder, Dim, Val};
 use crate::ops::Fault;
 
@@ -23,6 +26,17 @@ pub(super) fn lowering(domain: &str, op: &str) -> Option<Lowering> {
     // ONNX Runtime registers this one in the standard domain as well.
     if domain.is_empty() && op == "SimplifiedLayerNormalization" {
         return Some(normalization::simplified);
+    }
+    if domain == "ai.onnx.ml" {
+        return Some(match op {
+            "Scaler" => scikit_learn::scaler,
+            "Normalizer" => scikit_learn::normalizer,
+            "ArrayFeatureExtractor" => scikit_learn::array_feature_extractor,
+            "LinearRegressor" => scikit_learn::linear_regressor,
+            "LinearClassifier" => scikit_learn::linear_classifier,
+            "ZipMap" => scikit_learn::zip_map,
+            _ => return None,
+        });
     }
     if domain != "com.microsoft" {
         return None;
@@ -49,6 +63,15 @@ pub(super) fn lowering(domain: &str, op: &str) -> Option<Lowering> {
         "Trilu" | "GatherND" | "DequantizeLinear" | "QuantizeLinear" => same,
         _ => return None,
     })
+}
+
+/// Outputs that are tables of numbers by their labels lose their type: they are read as tensors of the numbers.
+pub(super) fn untype_tables(graph: &mut RawGraph) {
+    let tables = graph.nodes.iter().filter(|node| node.domain == "ai.onnx.ml" && node.op == "ZipMap");
+    let names: Vec<&String> = tables.flat_map(|node| &node.outputs).collect();
+    for output in graph.outputs.iter_mut().filter(|output| names.iter().any(|name| *name == output.name())) {
+        output.r#type = None;
+    }
 }
 
 /// A fused node.
