@@ -312,7 +312,7 @@ impl Bench<'_> {
         let run =
             Run::create(&self.scratch.join(format!("{}-{seed}.run", kind.name())), &config, trainer.manifest(), false)?;
         let outcome = trainer.run(&run, stop, &mut |event| match event {
-            train::Event::Start { plan, device } if seed == 0 && kind == Kind::Plain => report(Event::Start {
+            train::Event::Start { plan, device, .. } if seed == 0 && kind == Kind::Plain => report(Event::Start {
                 steps: plan.total * self.options.seeds * Kind::ALL.len() as u64,
                 training_samples: plan.training_samples,
                 device: *device,

@@ -1,7 +1,12 @@
 use std::{io, path::PathBuf, process::ExitCode};
 
 use super::output;
-use crate::{Error as Program, artifact::manifest, runtime, train};
+use crate::{
+    Error as Program,
+    artifact::manifest,
+    runtime,
+    train::{self, Group},
+};
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -25,6 +30,9 @@ pub enum Error {
     SweepInterrupted { done: usize, cells: usize, sweep: PathBuf },
     #[error("interrupted; nothing is written")]
     Stopped,
+    /// One of several processes has printed the error of all.
+    #[error("exit code {code}")]
+    Reported { code: u8 },
     #[error("{}: {disagreements} of {checks} checks disagree", path.display())]
     Disagrees { path: PathBuf, disagreements: usize, checks: usize },
 }
@@ -50,15 +58,23 @@ impl From<manifest::Error> for Error {
 impl Error {
     /// 0 for help and a reader that went away, 2 for wrong usage, 130 after an interrupt, else 1.
     pub fn exit_code(&self) -> ExitCode {
-        let code = match self {
+        self.code().into()
+    }
+
+    fn code(&self) -> u8 {
+        match self {
             Error::Arguments(error) => u8::try_from(error.exit_code()).unwrap_or(2),
             Error::Usage { .. } | Error::Program(Program::LossOptions { .. }) => 2,
             Error::Program(Program::Train(train::Error::Option { .. } | train::Error::Metric { .. })) => 2,
             Error::Interrupted { .. } | Error::SweepInterrupted { .. } | Error::Stopped => 130,
             Error::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+            Error::Reported { code } => *code,
             Error::Program(_) | Error::Io { .. } | Error::Stdout(_) | Error::Disagrees { .. } => 1,
-        };
-        ExitCode::from(code)
+        }
+    }
+
+    fn is_of_peer(&self) -> bool {
+        matches!(self, Error::Program(Program::Train(train::Error::Peer { .. })))
     }
 
     /// Prints the message and, where the command line offers a way out, a hint.
@@ -67,6 +83,7 @@ impl Error {
             // Help goes to stdout and errors to stderr; if that fails there is nowhere left to say so.
             Error::Arguments(error) => drop(error.print()),
             Error::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            Error::Reported { .. } => {}
             _ => output::report(&self.to_string(), self.hint().as_deref()),
         }
     }
@@ -83,6 +100,23 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// The result of a command that several processes run together. The first that has an error of its own prints it before any of
+/// them ends, since a launcher kills the others when one does; all that fail have the same exit code.
+pub(super) fn settle(group: &Group, result: Result<()>) -> Result<()> {
+    if group.is_alone() {
+        return result;
+    }
+    let own = result.as_ref().err().filter(|error| !error.is_of_peer());
+    let speaker = group.lowest(own.is_some());
+    let code = group.largest(own.map_or(0, |error| error.code().into()));
+    result.map_err(|error| {
+        if speaker == Some(group.rank()) {
+            error.report();
+        }
+        Error::Reported { code: u8::try_from(code).unwrap_or(1) }
+    })
 }
 
 fn model_hint(error: &Program) -> Option<String> {
@@ -108,6 +142,17 @@ fn runtime_hint(error: &runtime::Error) -> Option<String> {
     match error {
         runtime::Error::NotFound { .. } => {
             Some("--ort PATH names a library; fam-onnx runtime install fetches one".to_owned())
+        }
+        runtime::Error::NoCuda { .. } => {
+            Some("fam-onnx runtime install --cuda fetches one with CUDA; --device cpu does without".to_owned())
+        }
+        runtime::Error::DeviceLibrary { .. } => Some(
+            "install CUDA and cuDNN of these versions (python3 -m pip install 'onnxruntime-gpu[cuda,cudnn]' brings them), \
+             and name the directories of their libraries in LD_LIBRARY_PATH; --device cpu does without"
+                .to_owned(),
+        ),
+        runtime::Error::Device { .. } => {
+            Some("nvidia-smi shows the GPUs and the driver's version; --device cpu does without".to_owned())
         }
         _ => None,
     }

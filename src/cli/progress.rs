@@ -27,14 +27,18 @@ impl Progress {
             Event::Start { plan, .. } if plan.done >= plan.total => {
                 self.line(&format!("all of {} steps are done already; more with --steps or --epochs", plan.total));
             }
-            Event::Start { plan, device } => {
+            Event::Start { plan, device, refused } => {
+                if let Some(why) = refused {
+                    self.line(&format!("CUDA is not used: {why}"));
+                }
                 self.line(&format!(
-                    "steps {} to {} on {device}, {} a pass over {} samples in batches of {}{}",
+                    "steps {} to {} on {device}, {} a pass over {} samples in batches of {}{}{}",
                     plan.done + 1,
                     plan.total,
                     plan.steps_per_epoch,
                     plan.training_samples,
                     plan.batch,
+                    if plan.processes > 1 { format!(" by {} processes", plan.processes) } else { String::new() },
                     match plan.validation_samples {
                         0 => String::new(),
                         samples => format!("; validated with {samples}"),

@@ -3,9 +3,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Error, Output, Result, RuntimeArgs, data::DataArgs, interrupt, progress};
+use super::{Error, Output, Result, RuntimeArgs, data::DataArgs, error::settle, interrupt, progress};
 use crate::train::{
-    Config, End, Init, LastBatch, Outcome, Resume, Schedule, Trainer, Validation,
+    Config, End, Event, Group, Init, LastBatch, Outcome, Resume, Schedule, Trainer, Validation,
     data::Augment,
     run::{self, Run},
     sweep::Sweep,
@@ -19,6 +19,9 @@ use crate::train::{
 /// Data are arrays named as the model's inputs and the labels (or x and y), whose first axis counts the samples: an .npz or
 /// .safetensors file, or a directory of .npy files. Or they are a directory of IDX files (MNIST's format), a directory with a
 /// directory of images for each class, or a .csv file with a header. What does not fit into memory is read as it is needed.
+///
+/// Built with the feature `mpi` and started by `mpirun -n P`, P processes share the samples of each step, which then has P
+/// batches of --batch-size; the first one writes the run.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -26,6 +29,7 @@ Examples:
   fam-onnx train mlp.fam --data mnist/ --lambda 0.05 --lambda-warmup 500 -o run-0.05
   fam-onnx train resnet.fam --data photos/ --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --augment flip,crop:4,cutout:8
   fam-onnx train mlp.fam --data mnist/ --lambda-sweep 0,1e-3,1e-2,1e-1 --seeds 3 --init random
+  mpirun -n 4 fam-onnx train resnet.fam --data cifar.npz --batch-size 32 --threads 2
   fam-onnx train --resume resnet.fam.run
   fam-onnx train --resume resnet.fam.run --epochs 60
   fam-onnx train --config resnet.fam.run/config.toml --seed 1 -o run-seed-1")]
@@ -133,25 +137,15 @@ pub(super) struct Train {
 
 impl Train {
     pub fn run(self, output: &Output) -> Result<()> {
-        let (config, resumed) = match &self.resume {
-            Some(directory) => {
-                let run = Run::open(directory)?;
-                (self.merge(run.config()?), Some(run))
-            }
-            None => (self.new_config()?, None),
-        };
-        let config = with_absolute_paths(config)?;
-        config.check()?;
-        let directory = match &resumed {
-            Some(run) => run.directory.clone(),
-            None => self.output.clone().unwrap_or_else(|| default_output(&config)),
-        };
-        // Before anything that takes long.
-        if resumed.is_none() {
-            run::check_free(&directory, self.force)?;
-        }
+        let group = Group::join()?;
+        let output = if group.leads() { *output } else { Output { quiet: true, verbose: false, ..*output } };
+        settle(&group, self.run_in(&group, &output))
+    }
 
-        let runtime = self.runtime.open(output)?;
+    fn run_in(&self, group: &Group, output: &Output) -> Result<()> {
+        let (config, resumed, directory) = group.agree(self.plan(group, output))?;
+        let first = group.first_does(|| self.runtime.open(output))?;
+        let runtime = group.agree(first.map_or_else(|| self.runtime.open(output), Ok))?;
         if config.lambda_sweep.is_some() {
             let sweep = match resumed {
                 Some(run) => Sweep { directory: run.directory, config },
@@ -164,22 +158,54 @@ impl Train {
             Some(run) => {
                 let given = self.data.is_some() || self.val.is_some();
                 let data = if given { Resume::AnyData } else { Resume::SameData };
-                let trainer = Trainer::resume(&runtime, &run, &config, data, &mut |event| progress.show(event))?;
-                if config != run.config()? {
-                    run.write_config(&config)?;
-                }
+                let mut show = |event: &Event| progress.show(event);
+                let trainer = Trainer::resume_in(group, &runtime, &run, &config, data, &mut show)?;
+                group.first_does(|| if config == run.config()? { Ok(()) } else { run.write_config(&config) })?;
                 (trainer, run)
             }
             None => {
-                let trainer = Trainer::new(&runtime, &config)?;
-                let run = Run::create(&directory, &config, trainer.manifest(), self.force)?;
-                (trainer, run)
+                let trainer = Trainer::new_in(group, &runtime, &config)?;
+                let run = group.first_does(|| Run::create(&directory, &config, trainer.manifest(), self.force))?;
+                (trainer, run.unwrap_or(Run { directory }))
             }
         };
         let stop = interrupt::catch(output);
         let outcome = trainer.run(&run, stop, &mut |event| progress.show(event));
         progress.finish();
-        finish(&run, &outcome?, output)
+        finish(&run, &outcome?, group, output)
+    }
+
+    /// The configuration, the run that it is of where that was begun before, and its directory.
+    fn plan(&self, group: &Group, output: &Output) -> Result<(Config, Option<Run>, PathBuf)> {
+        let (config, resumed) = match &self.resume {
+            Some(directory) => {
+                let run = Run::open(directory)?;
+                (self.merge(run.config()?), Some(run))
+            }
+            None => (self.new_config()?, None),
+        };
+        let mut config = with_absolute_paths(config)?;
+        if config.processes != group.size() {
+            if self.resume.is_some() || self.config.is_some() {
+                output.say(&format!("processes: {}, where it was {}", group.size(), config.processes));
+            }
+            config.processes = group.size();
+        }
+        config.check()?;
+        if config.lambda_sweep.is_some() && !group.is_alone() {
+            return Err(Error::Usage {
+                message: "--lambda-sweep is of one process: start it without mpirun".to_owned(),
+            });
+        }
+        let directory = match &resumed {
+            Some(run) => run.directory.clone(),
+            None => self.output.clone().unwrap_or_else(|| default_output(&config)),
+        };
+        // Before anything that takes long.
+        if resumed.is_none() && group.leads() {
+            run::check_free(&directory, self.force)?;
+        }
+        Ok((config, resumed, directory))
     }
 
     fn new_config(&self) -> Result<Config> {
@@ -261,8 +287,10 @@ fn default_output(config: &Config) -> PathBuf {
     config.artifact.with_file_name(name)
 }
 
-fn finish(run: &Run, outcome: &Outcome, output: &Output) -> Result<()> {
-    output.result(&summary(run, outcome), || document(run, outcome))?;
+fn finish(run: &Run, outcome: &Outcome, group: &Group, output: &Output) -> Result<()> {
+    if group.leads() {
+        output.result(&summary(run, outcome), || document(run, outcome))?;
+    }
     match outcome.end {
         End::Finished | End::NoImprovement => Ok(()),
         End::Interrupted => Err(Error::Interrupted {

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use ort::value::DynTensor;
 
 use super::{
-    Blend, Carried, Error, Feed, Held, Session,
+    Blend, Carried, Error, Feed, Held, Row, Session,
+    session::run_error,
     step::{buffer, device_allocator, first_value, place_value},
+    value,
     wired::{Pair, Wired, read},
 };
 use crate::tensor::{DType, Tensors};
@@ -133,6 +135,43 @@ impl Accumulation {
         Ok(())
     }
 
+    /// An empty row of the type that [`Accumulation::put_into`] wants, and how many numbers it puts there.
+    pub fn row(&self) -> (Row, usize) {
+        let shared = || self.sums.values().chain(renewed(&self.statistics));
+        let length =
+            |value: &DynTensor| value.shape().iter().map(|&d| usize::try_from(d).unwrap_or(0)).product::<usize>();
+        (Row::of(shared().filter_map(|value| value::dtype(*value.data_type()))), shared().map(length).sum())
+    }
+
+    /// Puts `weight` times what other processes have a part of at the beginning of the row: the mean gradients and figures of
+    /// the micro-batches since the last update, and the running statistics after them.
+    ///
+    /// # Errors
+    /// [`Error::Run`] if a copy from the device fails.
+    pub fn put_into(&self, row: &mut Row, weight: f64) -> Result<(), Error> {
+        let mut at = 0;
+        for value in self.sums.values().chain(renewed(&self.statistics)) {
+            value::with_bytes(value, |dtype, bytes| at = row.put(at, dtype, bytes, weight))
+                .map_err(|error| run_error(&self.gradient.session.graph, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Takes all that back from the beginning of the row.
+    ///
+    /// # Errors
+    /// [`Error::Run`] if a copy to the device fails.
+    pub fn take_from(&mut self, row: &Row) -> Result<(), Error> {
+        let mut at = 0;
+        let Session { host, graph, .. } = &self.gradient.session;
+        let statistics = self.statistics.iter_mut().map(|(_, pair)| &mut pair.now).filter(|value| is_float(value));
+        for value in self.sums.values_mut().chain(statistics) {
+            value::overwrite(host, value, |dtype, bytes| at = row.take(at, dtype, bytes))
+                .map_err(|error| run_error(graph, &error))?;
+        }
+        Ok(())
+    }
+
     /// The optimiser's step by the mean gradient of the micro-batches since the last one.
     ///
     /// # Errors
@@ -185,6 +224,15 @@ impl Accumulation {
     pub fn session(&self) -> &Session {
         &self.gradient.session
     }
+}
+
+/// Statistics that are float numbers; counters are alike in all processes.
+fn renewed(statistics: &[(Carried, Pair)]) -> impl Iterator<Item = &DynTensor> {
+    statistics.iter().map(|(_, pair)| &pair.now).filter(|value| is_float(value))
+}
+
+fn is_float(value: &DynTensor) -> bool {
+    value::dtype(*value.data_type()).is_some_and(DType::is_float)
 }
 
 impl Feed for Accumulation {

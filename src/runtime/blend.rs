@@ -62,6 +62,14 @@ impl Blend {
         Ok(())
     }
 
+    pub(super) fn values(&self) -> impl Iterator<Item = &DynTensor> {
+        self.sums.iter().map(|(_, pair)| &pair.now)
+    }
+
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut DynTensor> {
+        self.sums.iter_mut().map(|(_, pair)| &mut pair.now)
+    }
+
     /// The sums by their tensors' names.
     pub fn held(&self) -> Held<'_> {
         Held::new(self.sums.iter().map(|(name, pair)| (name.as_str(), &pair.now)))

@@ -36,11 +36,15 @@ pub enum Error {
     Io { path: PathBuf, source: std::io::Error },
     #[error("`{given}` is not a device; expected auto, cpu, cuda or cuda:INDEX")]
     DeviceName { given: String },
+    #[error("the device {device} needs a build of ONNX Runtime with CUDA; {} is one without", library.display())]
+    NoCuda { device: String, library: PathBuf },
+    /// A library that ONNX Runtime's own needs, or one of its own.
     #[error(
-        "the device {device} cannot be used with the ONNX Runtime at {}: {why}; use --device cpu, or a CUDA build of ONNX Runtime with the CUDA \
-         and cuDNN libraries it needs on the library path",
+        "the device {device} needs {missing}, which is not found; the ONNX Runtime at {} is built for the CUDA and cuDNN that have it",
         library.display()
     )]
+    DeviceLibrary { device: String, library: PathBuf, missing: String },
+    #[error("the device {device} cannot be used with the ONNX Runtime at {}: {why}", library.display())]
     Device { device: String, library: PathBuf, why: String },
     #[error("{graph}: ONNX Runtime does not load it: {why}")]
     Load { graph: String, why: String },
@@ -79,10 +83,34 @@ impl fmt::Display for Attempt {
     }
 }
 
+/// The shared library that the system's loader did not find, as ONNX Runtime reports it.
+pub(super) fn missing_library(why: &str) -> Option<String> {
+    let (before, _) = why.split_once(": cannot open shared object file")?;
+    before.rsplit(' ').next().map(str::to_owned)
+}
+
 fn tried(attempts: &[Attempt]) -> String {
     attempts.iter().map(|attempt| format!("\n  {attempt}")).collect()
 }
 
 fn names(found: &[String]) -> String {
     if found.is_empty() { "none".to_owned() } else { found.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::missing_library;
+
+    #[test]
+    fn the_loader_names_the_library_that_it_does_not_find() {
+        let why = "/onnxruntime_src/onnxruntime/core/session/provider_bridge_ort.cc:2043 onnxruntime::Provider& \
+                   onnxruntime::ProviderLibrary::Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load library \
+                   /opt/ort/libonnxruntime_providers_cuda.so with error: libcublasLt.so.13: cannot open shared object file: \
+                   No such file or directory";
+        assert_eq!(missing_library(why).as_deref(), Some("libcublasLt.so.13"));
+        assert_eq!(
+            missing_library("CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version"),
+            None
+        );
+    }
 }

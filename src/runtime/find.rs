@@ -170,7 +170,11 @@ fn in_cache() -> Result<Vec<PathBuf>, String> {
         .into_iter()
         .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("onnxruntime-")))
         .collect();
-    versions.sort_by_key(|path| version_key(&path.file_name().unwrap_or_default().to_string_lossy()));
+    // A build with CUDA is there because someone asked for it, and it computes on CPUs too.
+    versions.sort_by_key(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        (name.starts_with(Package::Cuda.name()), version_key(&name))
+    });
     let libraries: Vec<PathBuf> = versions.iter().rev().flat_map(|directory| libraries_in(directory)).collect();
     if libraries.is_empty() { Err(format!("nothing in {}", cache.display())) } else { Ok(libraries) }
 }

@@ -16,7 +16,9 @@ use ort::{
 };
 
 use super::{
-    Error, Fetch, Library, find,
+    Error, Fetch, Library,
+    error::missing_library,
+    find,
     value::{self, Place},
 };
 use crate::tensor::{DType, Tensor};
@@ -173,6 +175,7 @@ pub struct Session {
     pub(super) host: Allocator,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
+    refused: Option<Error>,
 }
 
 impl fmt::Debug for Session {
@@ -185,7 +188,8 @@ impl Session {
     /// Opens the graph in a file; its external data is looked for beside it.
     ///
     /// # Errors
-    /// [`Error::Load`] if ONNX Runtime refuses the graph, [`Error::Device`] if the device that was asked for cannot be used.
+    /// [`Error::Load`] if ONNX Runtime refuses the graph, [`Error::NoCuda`], [`Error::DeviceLibrary`] or
+    /// [`Error::Device`] if the device that was asked for cannot be used.
     pub fn from_file(runtime: &Runtime, path: &Path, options: &Options) -> Result<Session, Error> {
         let graph = path.display().to_string();
         open(runtime, graph, options, &mut |builder| builder.commit_from_file(path))
@@ -214,6 +218,11 @@ impl Session {
             Place::Host => Device::Cpu,
             Place::Cuda(index) => Device::Cuda(index),
         }
+    }
+
+    /// Why it is not CUDA, where [`Device::Auto`] has tried.
+    pub fn refused(&self) -> Option<&Error> {
+        self.refused.as_ref()
     }
 
     pub fn has_input(&self, name: &str) -> bool {
@@ -293,12 +302,16 @@ pub(super) fn no_tensor(graph: &str, name: &str) -> Error {
 type Commit<'a> = dyn FnMut(&mut SessionBuilder) -> ort::Result<ort::session::Session> + 'a;
 
 fn open(runtime: &Runtime, graph: String, options: &Options, commit: &mut Commit) -> Result<Session, Error> {
+    let mut refused = None;
     let (inner, place) = match options.device {
         Device::Cpu => (open_on_host(runtime, &graph, options, commit)?, Place::Host),
         Device::Cuda(index) => (open_on_cuda(runtime, &graph, options, index, commit)?, Place::Cuda(index)),
         Device::Auto if runtime.has_cuda() => match open_on_cuda(runtime, &graph, options, 0, commit) {
             Ok(inner) => (inner, Place::Cuda(0)),
-            Err(_) => (open_on_host(runtime, &graph, options, commit)?, Place::Host),
+            Err(error) => {
+                refused = Some(error);
+                (open_on_host(runtime, &graph, options, commit)?, Place::Host)
+            }
         },
         Device::Auto => (open_on_host(runtime, &graph, options, commit)?, Place::Host),
     };
@@ -306,7 +319,7 @@ fn open(runtime: &Runtime, graph: String, options: &Options, commit: &mut Commit
     let optional = inner.overridable_initializers();
     let inputs = required.chain(optional.iter().map(|i| Port::new(i.name(), i.dtype(), true))).collect();
     let outputs = inner.outputs().iter().map(|outlet| port(outlet, false)).collect();
-    Ok(Session { inner, graph, place, host: Allocator::default(), inputs, outputs })
+    Ok(Session { inner, graph, place, host: Allocator::default(), inputs, outputs, refused })
 }
 
 fn port(outlet: &Outlet, optional: bool) -> Port {
@@ -331,14 +344,14 @@ fn open_on_cuda(
     index: i32,
     commit: &mut Commit,
 ) -> Result<ort::session::Session, Error> {
-    let refused = |why: &str| Error::Device {
-        device: Device::Cuda(index).to_string(),
-        library: runtime.library.path.clone(),
-        why: why.trim().to_owned(),
-    };
+    let (device, library) = (Device::Cuda(index).to_string(), runtime.library.path.clone());
     if !runtime.has_cuda() {
-        return Err(refused("it is built without CUDA"));
+        return Err(Error::NoCuda { device, library });
     }
+    let refused = |why: &str| match missing_library(why) {
+        Some(missing) => Error::DeviceLibrary { device: device.clone(), library: library.clone(), missing },
+        None => Error::Device { device: device.clone(), library: library.clone(), why: why.trim().to_owned() },
+    };
     // The heuristic search keeps a convolution with a dynamic weight from trying every algorithm for each new shape.
     let provider = ep::CUDA::default()
         .with_device_id(index)

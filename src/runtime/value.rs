@@ -75,6 +75,38 @@ pub(super) fn to_tensor(value: &DynTensor) -> ort::Result<Option<Tensor>> {
     Ok(Tensor::new(dtype, shape, data).ok())
 }
 
+/// What `f` makes of the bytes of a value, wherever it lies; `None` if it is no tensor of a known element type.
+pub(super) fn with_bytes<R>(value: &DynTensor, f: impl FnOnce(DType, &[u8]) -> R) -> ort::Result<Option<R>> {
+    let Some(dtype) = dtype(*value.data_type()) else {
+        return Ok(None);
+    };
+    let length = value.shape().iter().map(|&d| usize::try_from(d).unwrap_or(0)).product::<usize>() * dtype.size();
+    Ok(Some(match value.memory_info().is_cpu_accessible() {
+        true => f(dtype, bytes(value, length)),
+        false => f(dtype, bytes(&value.to(AllocationDevice::CPU, 0)?, length)),
+    }))
+}
+
+/// Gives a value, wherever it lies, the bytes that `fill` writes; one of no known element type stays as it is.
+pub(super) fn overwrite(
+    host: &Allocator,
+    value: &mut DynTensor,
+    fill: impl FnOnce(DType, &mut [u8]),
+) -> ort::Result<()> {
+    let Some(dtype) = dtype(*value.data_type()) else {
+        return Ok(());
+    };
+    let shape: Vec<usize> = value.shape().iter().map(|&d| usize::try_from(d).unwrap_or(0)).collect();
+    let length = elements(&shape) * dtype.size();
+    if value.memory_info().is_cpu_accessible() {
+        fill(dtype, bytes_mut(value, length));
+        return Ok(());
+    }
+    let mut staged = zeros(host, dtype, &shape)?;
+    fill(dtype, bytes_mut(&mut staged, length));
+    staged.copy_into(value)
+}
+
 /// `length` must be the number of bytes that the value's type and shape take, and the value must lie in host memory.
 pub(super) fn bytes_mut(value: &mut DynTensor, length: usize) -> &mut [u8] {
     if length == 0 {

@@ -76,6 +76,9 @@ pub struct Config {
     pub checkpoint_every: Option<u64>,
     /// Checkpoints that are kept, the newest ones.
     pub keep: usize,
+    /// Those that trained together, for the record: whoever starts the program decides it.
+    #[serde(skip_serializing_if = "is_one")]
+    pub processes: usize,
     #[serde(serialize_with = "as_text", deserialize_with = "from_text")]
     pub device: Device,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -112,6 +115,7 @@ impl Default for Config {
             log_every: 50,
             checkpoint_every: None,
             keep: 3,
+            processes: 1,
             device: Device::Auto,
             threads: None,
         }
@@ -177,6 +181,10 @@ impl<'de> Deserialize<'de> for Validation {
         };
         text.parse().map_err(de::Error::custom)
     }
+}
+
+fn is_one(number: &usize) -> bool {
+    *number == 1
 }
 
 fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {

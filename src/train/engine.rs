@@ -1,14 +1,14 @@
-//! What computes a step: `train.onnx`, or for several micro-batches a step `gradient.onnx` and `optimizer.onnx`; and the
-//! moving average of the weights.
+//! What computes a step: `train.onnx`, or for several micro-batches or processes a step `gradient.onnx` and `optimizer.onnx`;
+//! and the moving average of the weights.
 
 use std::{ops::Range, path::Path};
 
-use super::{Config, Error, data::Batch, evaluate::lambdas, probes::Probes};
+use super::{Config, Error, Group, data::Batch, evaluate::lambdas, probes::Probes};
 use crate::{
     artifact::manifest::Manifest,
     onnx,
     optim::blend,
-    runtime::{Accumulation, Blend, Carried, Device, Feed, Held, Options, Parts, Runtime, Session, Step},
+    runtime::{Accumulation, Blend, Carried, Device, Feed, Held, Options, Parts, Row, Runtime, Session, Step},
     tensor::{DType, Tensors},
 };
 
@@ -22,8 +22,24 @@ pub(super) struct Engine {
     learning_rate: String,
     /// Samples of a micro-batch.
     batch: usize,
-    /// Micro-batches of a step.
+    /// Micro-batches of a step, in each process.
     accumulate: usize,
+    group: Group,
+    /// What the processes exchange, of this length and two flags behind it.
+    row: Row,
+    shared: usize,
+}
+
+/// A step before it is taken.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Upcoming {
+    /// Steps before it.
+    pub done: u64,
+    pub lr: f64,
+    /// Part of its value that λ has.
+    pub lambda: f64,
+    /// Samples of all processes.
+    pub samples: usize,
 }
 
 #[derive(Debug)]
@@ -41,12 +57,16 @@ struct Average {
 }
 
 /// The graphs of the artifact that a run with this configuration steps with.
-pub(super) fn graph_files<'a>(manifest: &'a Manifest, config: &Config) -> Vec<&'a str> {
+pub(super) fn graph_files<'a>(manifest: &'a Manifest, config: &Config, group: &Group) -> Vec<&'a str> {
     let graphs = &manifest.graphs;
-    match config.accumulate {
-        1 => vec![&graphs.train.path],
-        _ => vec![&graphs.gradient.path, &graphs.optimizer.path],
+    match is_fused(config, group) {
+        true => vec![&graphs.train.path],
+        false => vec![&graphs.gradient.path, &graphs.optimizer.path],
     }
+}
+
+fn is_fused(config: &Config, group: &Group) -> bool {
+    config.accumulate == 1 && group.is_alone()
 }
 
 impl Engine {
@@ -61,12 +81,13 @@ impl Engine {
         config: &Config,
         initial: &Tensors,
         average: Option<&Tensors>,
+        group: &Group,
     ) -> Result<Engine, Error> {
         let options = Options { device: config.device, threads: config.threads, spin: true };
         let open = |path: &str| Session::from_file(runtime, &directory.join(path), &options);
-        let graphs = match config.accumulate {
-            1 => Graphs::Fused(Box::new(fused(manifest, open(&manifest.graphs.train.path)?, initial)?)),
-            _ => {
+        let graphs = match is_fused(config, group) {
+            true => Graphs::Fused(Box::new(fused(manifest, open(&manifest.graphs.train.path)?, initial)?)),
+            false => {
                 let gradient = open(&manifest.graphs.gradient.path)?;
                 let optimizer = open(&manifest.graphs.optimizer.path)?;
                 Graphs::Accumulated(Box::new(accumulated(runtime, manifest, gradient, optimizer, &options, initial)?))
@@ -83,7 +104,14 @@ impl Engine {
         {
             return Err(Error::NoLambda { artifact: config.artifact.clone(), lambda: wanted });
         }
+        let (row, shared) = match &graphs {
+            Graphs::Accumulated(sums) if !group.is_alone() => sums.row(),
+            _ => (Row::F32(Vec::new()), 0),
+        };
         Ok(Engine {
+            group: group.clone(),
+            row,
+            shared,
             probes,
             lambda,
             learning_rate: learning_rate.clone(),
@@ -94,37 +122,74 @@ impl Engine {
         })
     }
 
-    /// Takes the step that `done` steps precede, on these samples.
+    /// Takes a step. Of several processes each has its own samples, or the error that kept it from having some, and whether
+    /// it is asked to stop; whether any is, is the result.
     ///
     /// # Errors
-    /// [`Error::Runtime`].
-    pub fn step(&mut self, done: u64, samples: &Batch, lr: f64, lambda: f64) -> Result<(), Error> {
-        let Engine { graphs, probes, learning_rate, batch, accumulate, .. } = self;
+    /// [`Error::Runtime`]; [`Error::Peer`].
+    pub fn step(&mut self, upcoming: Upcoming, samples: Result<&Batch, Error>, stop: bool) -> Result<bool, Error> {
+        let own = samples.and_then(|samples| self.compute(upcoming, samples).map(|()| samples.samples));
+        let stop = if self.group.is_alone() { own.map(|_| stop)? } else { self.exchange(upcoming, own, stop)? };
+        if let Graphs::Accumulated(sums) = &mut self.graphs {
+            sums.update()?;
+        }
+        self.track()?;
+        Ok(stop)
+    }
+
+    /// The step itself where one graph does it all, else the gradients of these samples.
+    fn compute(&mut self, upcoming: Upcoming, samples: &Batch) -> Result<(), Error> {
+        let Engine { graphs, probes, learning_rate, batch, accumulate, group, .. } = self;
         let scalars: Vec<(&str, f64)> = self
             .lambda
             .iter()
-            .map(|(name, value)| (name.as_str(), value * lambda))
-            .chain([(learning_rate.as_str(), lr)])
+            .map(|(name, value)| (name.as_str(), value * upcoming.lambda))
+            .chain([(learning_rate.as_str(), upcoming.lr)])
             .collect();
         match graphs {
             Graphs::Fused(step) => {
-                feed(&mut **step, samples, 0..samples.samples, &scalars)?;
-                probes.feed(&mut **step, done, samples.samples)?;
+                feed_scalars(&mut **step, &scalars)?;
+                feed(&mut **step, samples, 0..samples.samples)?;
+                probes.feed(&mut **step, upcoming.done, samples.samples)?;
                 step.advance()?;
             }
             Graphs::Accumulated(sums) => {
+                feed_scalars(&mut **sums, &scalars)?;
                 let all = samples.samples;
-                for (first, position) in (0..all).step_by(*batch).zip(done * *accumulate as u64..) {
+                // Each process draws probes and masks of its own.
+                let position = (upcoming.done * group.size() as u64 + group.rank() as u64) * *accumulate as u64;
+                for (first, position) in (0..all).step_by(*batch).zip(position..) {
                     let part = first..(first + *batch).min(all);
                     let count = part.len();
-                    feed(&mut **sums, samples, part, &scalars)?;
+                    feed(&mut **sums, samples, part)?;
                     probes.feed(&mut **sums, position, count)?;
                     sums.add(count as f32 / all as f32)?;
                 }
-                sums.update()?;
             }
         }
-        self.track()
+        Ok(())
+    }
+
+    /// Averages over the processes, each by its samples (`own`: how many it has computed).
+    fn exchange(&mut self, upcoming: Upcoming, own: Result<usize, Error>, stop: bool) -> Result<bool, Error> {
+        let Engine { graphs: Graphs::Accumulated(sums), row, shared, group, .. } = self else { return Ok(stop) };
+        let [failures, stops] = [*shared, *shared + 1];
+        row.reset(*shared + 2);
+        let own = own.and_then(|count| match count {
+            0 => Ok(()),
+            _ => Ok(sums.put_into(row, count as f64 / upcoming.samples as f64)?),
+        });
+        if own.is_err() {
+            row.reset(*shared + 2);
+        }
+        row.set(failures, f64::from(own.is_err()));
+        row.set(stops, f64::from(stop));
+        group.sum_row(row);
+        if row.get(failures) > 0.0 {
+            group.agree(own)?;
+        }
+        sums.take_from(row)?;
+        Ok(row.get(stops) > 0.0)
     }
 
     fn track(&mut self) -> Result<(), Error> {
@@ -172,9 +237,18 @@ impl Engine {
     }
 
     pub fn device(&self) -> Device {
+        self.session().device()
+    }
+
+    /// Why that is not CUDA, where it was tried.
+    pub fn refused(&self) -> Option<String> {
+        self.session().refused().map(ToString::to_string)
+    }
+
+    fn session(&self) -> &Session {
         match &self.graphs {
-            Graphs::Fused(step) => step.session().device(),
-            Graphs::Accumulated(sums) => sums.session().device(),
+            Graphs::Fused(step) => step.session(),
+            Graphs::Accumulated(sums) => sums.session(),
         }
     }
 }
@@ -188,14 +262,18 @@ impl Graphs {
     }
 }
 
-/// Gives the graph a part of these samples, and scalars.
-fn feed(graph: &mut impl Feed, samples: &Batch, part: Range<usize>, scalars: &[(&str, f64)]) -> Result<(), Error> {
+/// Gives the graph a part of these samples.
+fn feed(graph: &mut impl Feed, samples: &Batch, part: Range<usize>) -> Result<(), Error> {
     for input in &samples.inputs {
         if graph.has_input(&input.name) {
             let (shape, rows) = input.part(part.clone());
             graph.feed(&input.name, input.dtype, &shape, |bytes| bytes.copy_from_slice(rows))?;
         }
     }
+    Ok(())
+}
+
+fn feed_scalars(graph: &mut impl Feed, scalars: &[(&str, f64)]) -> Result<(), Error> {
     for (name, value) in scalars {
         let value = (*value as f32).to_le_bytes();
         graph.feed(name, DType::F32, &[], |bytes| bytes.copy_from_slice(&value))?;

@@ -64,6 +64,17 @@ pub enum Error {
     NoAverage { path: PathBuf },
     #[error("{}: the data are not those that the run began with; put them back, or begin a new run", path.display())]
     DataChanged { path: PathBuf },
+    #[error(
+        "{processes} processes were started to train together, but this program is built without MPI, and each would train by itself; \
+         build it with MPI: cargo install --locked --path . --features mpi"
+    )]
+    NoMpi { processes: usize },
+    #[error("MPI does not start: {why}")]
+    Mpi { why: String },
+    #[error("process {rank} of those that train together has failed")]
+    Peer { rank: usize },
+    #[error("the processes that train together do not begin alike: {what} differs; give all of them the same files")]
+    Unlike { what: &'static str },
     #[error("a graph of the program's own is broken: {why}")]
     Graph { why: String },
     #[error("{}: the parameter `{name}` is not in it, but the manifest lists it", path.display())]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{
-    Error,
+    Error, Group,
     data::{Dataset, Role, Spec},
     metrics::Figures,
     probes::Probes,
@@ -94,34 +94,35 @@ impl Evaluator {
     /// # Errors
     /// [`Error::Runtime`]; [`Error::FixedBatch`] if the graph fixes another size; [`Error::NoFullBatch`] if no sample is left.
     pub fn evaluate(&mut self, data: &Dataset, indices: &[usize], batch: usize) -> Result<Figures, Error> {
-        if let Some(expected) = self.spec.batch.filter(|&expected| expected != batch) {
-            return Err(Error::FixedBatch { found: batch, expected });
-        }
-        self.feed_lambda()?;
-        let mut sums = vec![0.0; 2 + self.kappa.len()];
-        let (mut samples, mut scores) = (0, Scores::default());
-        for (position, part) in indices.chunks(batch).enumerate() {
-            if self.spec.batch.is_some() && part.len() < batch {
-                continue;
-            }
-            let results = self.run(data, part, position as u64)?;
-            samples += part.len();
-            for (sum, result) in sums.iter_mut().zip(&results) {
-                *sum += part.len() as f64 * result.iter_f64().next().unwrap_or(f64::NAN);
-            }
-            if let Some(predictions) = results.get(sums.len()) {
-                self.count(data, part, predictions, &mut scores)?;
-            }
-        }
-        if samples == 0 {
+        self.evaluate_with(&Group::alone(), data, indices, batch)
+    }
+
+    /// The same by several processes, each for a part of the batches; all get the figures.
+    ///
+    /// # Errors
+    /// As [`Evaluator::evaluate`]; [`Error::Peer`].
+    pub(super) fn evaluate_with(
+        &mut self,
+        group: &Group,
+        data: &Dataset,
+        indices: &[usize],
+        batch: usize,
+    ) -> Result<Figures, Error> {
+        let own = self.add_up(group, data, indices, batch);
+        let (own, scores) = group.agree(own)?;
+        let classes = group.largest(scores.classes());
+        let mut row: Vec<f64> = own.into_iter().chain(scores.to_row(classes)).collect();
+        group.sum(&mut row);
+        let (samples, scores) = (row[0], Scores::of_row(&row[3 + self.kappa.len()..]));
+        if samples == 0.0 {
             return Err(Error::NoFullBatch { samples: indices.len(), batch });
         }
-        let mean = |sum: f64| sum / samples as f64;
+        let mean = |sum: f64| sum / samples;
         let mut figures = Figures {
-            samples,
-            loss: mean(sums[0]),
-            objective: mean(sums[1]),
-            kappa: self.kappa.iter().cloned().zip(sums[2..].iter().map(|&sum| mean(sum))).collect(),
+            samples: samples as usize,
+            loss: mean(row[1]),
+            objective: mean(row[2]),
+            kappa: self.kappa.iter().cloned().zip(row[3..].iter().map(|&sum| mean(sum))).collect(),
             estimated: self.estimated.clone(),
             ..Figures::default()
         };
@@ -129,6 +130,36 @@ impl Evaluator {
             scores.finish(task, &mut figures);
         }
         Ok(figures)
+    }
+
+    /// The number of samples, the sums of loss, objective and κ over them, and their scores, of this process's batches.
+    fn add_up(
+        &mut self,
+        group: &Group,
+        data: &Dataset,
+        indices: &[usize],
+        batch: usize,
+    ) -> Result<(Vec<f64>, Scores), Error> {
+        if let Some(expected) = self.spec.batch.filter(|&expected| expected != batch) {
+            return Err(Error::FixedBatch { found: batch, expected });
+        }
+        self.feed_lambda()?;
+        let mut sums = vec![0.0; 3 + self.kappa.len()];
+        let mut scores = Scores::default();
+        for (position, part) in indices.chunks(batch).enumerate().skip(group.rank()).step_by(group.size()) {
+            if self.spec.batch.is_some() && part.len() < batch {
+                continue;
+            }
+            let results = self.run(data, part, position as u64)?;
+            sums[0] += part.len() as f64;
+            for (sum, result) in sums[1..].iter_mut().zip(&results) {
+                *sum += part.len() as f64 * result.iter_f64().next().unwrap_or(f64::NAN);
+            }
+            if let Some(predictions) = results.get(sums.len() - 1) {
+                self.count(data, part, predictions, &mut scores)?;
+            }
+        }
+        Ok((sums, scores))
     }
 
     /// Loss, objective and κ of one batch, in that order. Where κ is estimated, `position` decides the probes.

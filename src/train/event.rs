@@ -21,6 +21,8 @@ pub enum Event {
     Start {
         plan: Plan,
         device: Device,
+        /// Why the device is not CUDA, where that was tried.
+        refused: Option<String>,
     },
     /// After a step; `logged` steps also stand in `metrics.jsonl`. The speed is measured at logged steps only, and on a GPU
     /// the figures of other steps stay there: they are NaN in the record.
@@ -56,8 +58,10 @@ pub struct Plan {
     /// Steps in all.
     pub total: u64,
     pub steps_per_epoch: u64,
-    /// Samples of a step.
+    /// Samples of a step, in all processes.
     pub batch: usize,
+    /// Those that train together.
+    pub processes: usize,
     pub training_samples: usize,
     pub validation_samples: usize,
 }

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Config, Error,
+    Config, Error, Group,
     config::Validation,
     data::{self, Augment, Augmenter, Dataset, Draw, Prefetch, Reader},
     sampler,
@@ -35,14 +35,14 @@ impl Part {
         Part { data: data.into(), indices }
     }
 
-    /// The samples of every step from the `batch`-th of an epoch on, epoch after epoch without end.
+    /// This process's samples of every step from the `batch`-th of an epoch on, epoch after epoch without end.
     fn draws(&self, seed: u64, cut: Cut, (epoch, batch): (u64, u64)) -> impl Iterator<Item = Draw> + Send + use<> {
         let indices = self.indices.clone();
         (epoch..).flat_map(move |of| {
             let order = sampler::epoch_order(seed, of, indices.len());
             let first = if of == epoch { batch } else { 0 };
             let draw = |k| {
-                let places = order.get(cut.places(k)).unwrap_or_default();
+                let places = order.get(cut.share(k)).unwrap_or_default();
                 Draw { epoch: of, indices: places.iter().map(|&i| indices[i]).collect() }
             };
             (first..cut.steps_per_epoch()).map(draw).collect::<Vec<Draw>>()
@@ -64,14 +64,17 @@ impl Part {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cut {
     samples: usize,
-    /// Samples of a step.
+    /// Samples of a step, over all processes.
     pub step: usize,
     last: LastBatch,
+    rank: usize,
+    ranks: usize,
 }
 
 impl Cut {
-    pub fn new(config: &Config, samples: usize) -> Cut {
-        Cut { samples, step: config.batch_size * config.accumulate, last: config.last_batch }
+    pub fn new(config: &Config, samples: usize, group: &Group) -> Cut {
+        let (rank, ranks) = (group.rank(), group.size());
+        Cut { samples, step: config.batch_size * config.accumulate * ranks, last: config.last_batch, rank, ranks }
     }
 
     pub fn steps_per_epoch(&self) -> u64 {
@@ -87,6 +90,24 @@ impl Cut {
         let first = k as usize * self.step;
         first..(first + self.step).min(self.samples)
     }
+
+    /// Those of them that are this process's.
+    pub fn share(&self, k: u64) -> std::ops::Range<usize> {
+        let places = self.places(k);
+        let shares = shares(places.len(), self.ranks);
+        shares.into_iter().nth(self.rank).map_or(0..0, |share| places.start + share.start..places.start + share.end)
+    }
+
+    /// How many samples the micro-batches of the last step of an epoch have that are not of `batch` samples, in all processes.
+    pub fn odd_batches(&self, batch: usize) -> Vec<usize> {
+        let left = if self.last == LastBatch::Keep { self.samples % self.step } else { 0 };
+        shares(left, self.ranks).into_iter().map(|share| share.len() % batch).filter(|&odd| odd > 0).collect()
+    }
+}
+
+/// `0 .. samples` in as many ranges as there are processes, which differ by one at most.
+fn shares(samples: usize, ranks: usize) -> Vec<std::ops::Range<usize>> {
+    (0..ranks).map(|rank| rank * samples / ranks..(rank + 1) * samples / ranks).collect()
 }
 
 /// Classes are numbered by their names: of other names the same numbers mean something else.
@@ -105,7 +126,7 @@ fn check_classes(training: &Dataset, validation: &Dataset, path: &Path) -> Resul
 ///
 /// # Errors
 /// Faults of the data; [`Error::Fraction`], [`Error::TooFewSamples`].
-pub(super) fn load(config: &Config, spec: &data::Spec) -> Result<(Part, Option<Part>), Error> {
+pub(super) fn load(config: &Config, spec: &data::Spec, group: &Group) -> Result<(Part, Option<Part>), Error> {
     let options = config.data_options();
     let mut source = data::read(&config.data, &options)?;
     let dataset = Dataset::new(&mut source, spec)?;
@@ -131,7 +152,7 @@ pub(super) fn load(config: &Config, spec: &data::Spec) -> Result<(Part, Option<P
             (Part::whole(dataset), held_out.map(Part::whole))
         }
     };
-    let cut = Cut::new(config, training.indices.len());
+    let cut = Cut::new(config, training.indices.len(), group);
     if cut.steps_per_epoch() == 0 {
         let (data, samples, batch) = (config.data.clone(), training.indices.len(), cut.step);
         return Err(Error::TooFewSamples { data, samples, batch });

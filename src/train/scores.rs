@@ -147,6 +147,36 @@ impl Scores {
         }
     }
 
+    /// Classes or channels whose overlaps are counted.
+    pub fn classes(&self) -> usize {
+        self.overlaps.len()
+    }
+
+    /// All sums in one row, with overlaps of as many classes: those of several parts of the samples may be added up.
+    pub fn to_row(&self, classes: usize) -> Vec<f64> {
+        let near = [self.near.is_some().into(), self.near.unwrap_or(0) as f64];
+        let mut row = vec![self.counted as f64, self.hits as f64, near[0], near[1], self.squares, self.distances];
+        for k in 0..classes {
+            let (both, either) = self.overlaps.get(k).copied().unwrap_or_default();
+            row.extend([both as f64, either as f64]);
+        }
+        row
+    }
+
+    pub fn of_row(row: &[f64]) -> Scores {
+        let &[counted, hits, has_near, near, squares, distances, ref overlaps @ ..] = row else {
+            return Scores::default();
+        };
+        Scores {
+            counted: counted as usize,
+            hits: hits as usize,
+            near: (has_near > 0.0).then_some(near as usize),
+            squares,
+            distances,
+            overlaps: overlaps.as_chunks().0.iter().map(|&[both, either]| (both as u64, either as u64)).collect(),
+        }
+    }
+
     /// Writes the means into `figures`.
     pub fn finish(&self, task: Task, figures: &mut Figures) {
         if self.counted == 0 {
@@ -223,6 +253,27 @@ mod tests {
         assert_eq!((found.accuracy, found.dice), (Some(4.0 / 8.0), Some(2.0 * 3.0 / 10.0)));
         let half = figures(Task::Yes, &[(tensor(&[2, 1], &[0.6, 0.4]), tensor(&[2, 1], &[1.0, 1.0]))]);
         assert_eq!((half.accuracy, half.dice), (Some(0.5), None));
+    }
+
+    #[test]
+    fn rows_of_parts_add_up() {
+        let task = Task::Classes { ignore_index: None };
+        let scores = |seed: u32| {
+            let values: Vec<f32> = (0..2 * 6 * 3).map(|k| ((k * 7 + seed) % 11) as f32).collect();
+            let labels: Vec<f32> = (0..2 * 3).map(|k| ((k * 5 + seed) % 6) as f32).collect();
+            (tensor(&[2, 6, 3], &values), tensor(&[2, 3], &labels))
+        };
+        let parts = [1, 2].map(|seed| {
+            let (mut part, (predictions, labels)) = (Scores::default(), scores(seed));
+            part.add(task, &predictions, &labels);
+            part.to_row(6)
+        });
+        let empty = Scores::default().to_row(6);
+        let sum: Vec<f64> = (0..empty.len()).map(|k| parts[0][k] + parts[1][k] + empty[k]).collect();
+        let mut found = Figures::default();
+        Scores::of_row(&sum).finish(task, &mut found);
+        assert_eq!(found, figures(task, &[scores(1), scores(2)]));
+        assert!(found.dice.is_some() && found.accuracy_top5.is_some());
     }
 
     #[test]

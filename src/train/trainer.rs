@@ -3,153 +3,52 @@
 use std::{
     fs::File,
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
 use super::{
-    Config, Error,
+    Config, Error, Group,
     checkpoint::{self, Checkpoint, Position, Progress},
-    config::{DEFAULT_EPOCHS, Validation},
-    data::{Batch, Prefetch, Spec},
-    engine::{self, Engine},
+    data::{Batch, Prefetch},
+    engine::{Engine, Upcoming},
     evaluate::Evaluator,
     event::{End, Event, Outcome, Plan},
-    fingerprint::fingerprint,
-    init::initial,
     journal::Journal,
     judge,
     metrics::{Figures, StepRecord},
     report,
     run::Run,
-    samples::{self, Cut, LastBatch, Part},
+    samples::{Cut, Part},
     schedule::lambda_factor,
     scores::Task,
     unmoved::Unmoved,
 };
-use crate::{
-    artifact::manifest::{Manifest, PARAMETERS},
-    runtime::{Device, Options, Runtime},
-};
-
-/// What a resumed run takes for granted about its data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Resume {
-    /// They are those that the run began with; others are an error.
-    SameData,
-    /// They may be others, on purpose.
-    AnyData,
-}
+use crate::{artifact::manifest::Manifest, runtime::Device};
 
 /// Sessions, data and parameters of a run before its first step: all that can be wrong has been looked at.
 #[derive(Debug)]
 pub struct Trainer {
-    config: Config,
-    manifest: Manifest,
-    engine: Engine,
-    evaluator: Evaluator,
-    training: Part,
-    validation: Option<Part>,
-    metric: Option<String>,
-    unmoved: Unmoved,
-    progress: Progress,
-    cut: Cut,
-    total: u64,
+    pub(super) config: Config,
+    pub(super) manifest: Manifest,
+    pub(super) engine: Engine,
+    pub(super) evaluator: Evaluator,
+    pub(super) training: Part,
+    pub(super) validation: Option<Part>,
+    pub(super) metric: Option<String>,
+    pub(super) unmoved: Unmoved,
+    pub(super) progress: Progress,
+    pub(super) cut: Cut,
+    pub(super) total: u64,
+    pub(super) group: Group,
     /// Of the directory, where the run was begun before.
-    lock: Option<File>,
+    pub(super) lock: Option<File>,
 }
 
 impl Trainer {
-    /// Prepares a run from the beginning, with the artifact's parameters.
-    ///
-    /// # Errors
-    /// Everything that is wrong with options, artifact, runtime or data.
-    pub fn new(runtime: &Runtime, config: &Config) -> Result<Trainer, Error> {
-        let manifest = Manifest::read(&config.artifact)?;
-        let mut files = engine::graph_files(&manifest, config);
-        files.extend([manifest.graphs.evaluate.path.as_str(), PARAMETERS]);
-        manifest.verify_files(&config.artifact, &files)?;
-        let tensors = crate::tensor::read_safetensors(&config.artifact.join(PARAMETERS))?;
-        let tensors = initial(config.init, config.seed, &manifest, &config.artifact, tensors)?;
-        let progress = Progress { seed: config.seed, ..Progress::default() };
-        let start = Checkpoint { progress, tensors, average: None };
-        Trainer::prepare(runtime, config, manifest, &config.artifact, start, Resume::AnyData)
-    }
-
-    /// Prepares the rest of a run, from its latest checkpoint that is whole (or its beginning, where it has none yet) and
-    /// with the graphs in its directory. `report` is told of damaged checkpoints.
-    ///
-    /// # Errors
-    /// As [`Trainer::new`]; [`Error::AllDamaged`]; [`Error::DataChanged`]; [`Error::RunBusy`] if another process trains in
-    /// the directory.
-    pub fn resume(
-        runtime: &Runtime,
-        run: &Run,
-        config: &Config,
-        data: Resume,
-        report: &mut dyn FnMut(&Event),
-    ) -> Result<Trainer, Error> {
-        let manifest = Manifest::read(&run.directory)?;
-        let mut files = engine::graph_files(&manifest, config);
-        files.push(&manifest.graphs.evaluate.path);
-        manifest.verify_files(&run.directory, &files)?;
-        let lock = run.lock()?;
-        let mut start = run.last_state(config.seed, report)?;
-        if start.progress.position.step == 0 {
-            start.tensors = initial(config.init, config.seed, &manifest, &run.directory, start.tensors)?;
-        }
-        let trainer = Trainer::prepare(runtime, config, manifest, &run.directory, start, data)?;
-        Ok(Trainer { lock: Some(lock), ..trainer })
-    }
-
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
-    }
-
-    fn prepare(
-        runtime: &Runtime,
-        config: &Config,
-        manifest: Manifest,
-        graphs: &Path,
-        start: Checkpoint,
-        resume: Resume,
-    ) -> Result<Trainer, Error> {
-        config.check()?;
-        // Evaluation alternates with training: its idle threads must not take the cores of the other session.
-        let quiet = Options { device: config.device, threads: config.threads, spin: false };
-        let evaluator = Evaluator::open(runtime, &manifest, graphs, &quiet, config.seed, config.lambda)?;
-        if let Some(expected) = evaluator.spec().batch.filter(|&expected| expected != config.batch_size) {
-            return Err(Error::FixedBatch { found: config.batch_size, expected });
-        }
-        let (training, validation) = samples::load(config, evaluator.spec())?;
-        let cut = Cut::new(config, training.indices.len());
-        check_last_batch(config, &manifest, evaluator.spec(), training.indices.len())?;
-        let metric = judge::choose_metric(config, &manifest, evaluator.spec(), validation.is_some())?;
-        let Checkpoint { progress, tensors, average } = start;
-        let mut progress = with_data(progress, config, resume)?;
-        let engine = Engine::open(runtime, &manifest, graphs, config, &tensors, average.as_ref())?;
-        let per_epoch = cut.steps_per_epoch();
-        // With another batch size or other data than before, the epoch may have fewer steps than are done of it.
-        if progress.position.batch >= per_epoch {
-            progress.position = Position { batch: 0, epoch: progress.position.epoch + 1, ..progress.position };
-        }
-        let total = config.steps.unwrap_or(config.epochs.unwrap_or(DEFAULT_EPOCHS) * per_epoch);
-        let (config, unmoved) = (config.clone(), Unmoved::new(&manifest, &tensors));
-        Ok(Trainer {
-            config,
-            manifest,
-            engine,
-            evaluator,
-            training,
-            validation,
-            metric,
-            unmoved,
-            progress,
-            cut,
-            total,
-            lock: None,
-        })
     }
 
     pub fn plan(&self) -> Plan {
@@ -158,42 +57,46 @@ impl Trainer {
             total: self.total,
             steps_per_epoch: self.cut.steps_per_epoch(),
             batch: self.cut.step,
+            processes: self.group.size(),
             training_samples: self.training.indices.len(),
             validation_samples: self.validation.as_ref().map_or(0, |part| part.indices.len()),
         }
     }
 
-    /// Runs to the end, or until `stop` is set; either way the last state is saved.
+    /// Runs to the end, or until `stop` is set; either way the last state is saved. Of several processes the first one does all
+    /// that is written and reported; all end together.
     ///
     /// # Errors
     /// [`Error::NonFinite`] if the loss or what is to be saved is not finite; the checkpoints before it stay.
-    /// [`Error::RunBusy`] if another process trains in the directory.
+    /// [`Error::RunBusy`] if another process trains in the directory. [`Error::Peer`].
     pub fn run(mut self, run: &Run, stop: &AtomicBool, report: &mut dyn FnMut(&Event)) -> Result<Outcome, Error> {
-        let _lock = self.lock.take().map_or_else(|| run.lock(), Ok)?;
+        let group = self.group.clone();
+        let lock = self.lock.take();
+        let _lock = group.first_does(|| lock.map_or_else(|| run.lock(), Ok))?;
+        let mut nobody = |_: &Event| {};
+        let report: &mut dyn FnMut(&Event) = if group.leads() { report } else { &mut nobody };
         let plan = self.plan();
-        report(&Event::Start { plan, device: self.engine.device() });
+        report(&Event::Start { plan, device: self.engine.device(), refused: self.engine.refused() });
         if let Some(names) = &self.training.data.classes {
             report(&Event::Classes { names: names.clone() });
         }
-        let mut journal = Journal::open(&run.directory, plan.done, self.columns())?;
+        let mut journal = group.first_does(|| Journal::open(&run.directory, plan.done, self.columns()))?;
         let mut clock = Clock::new();
-        let mut batches = self.batches()?;
+        let mut batches = group.agree(self.batches())?;
         let (mut last, mut figures, mut saved) = (None, None, None);
         let mut end = self.exhausted().then_some(End::NoImprovement);
 
         while end.is_none() && self.progress.position.step < plan.total {
-            let samples = next(&mut batches)?;
             let step = self.progress.position.step + 1;
             let finished = step == plan.total;
             let logged = step.is_multiple_of(self.config.log_every) || step == 1 || finished;
-            let mut record = self.one_step(&samples, logged, run)?;
-            clock.count(samples.samples);
-            batches.give_back(samples);
+            let samples = self.cut.places(self.progress.position.batch).len();
+            let upcoming = self.upcoming(samples);
+            let stopped = self.one_step(upcoming, &mut batches, stop)?;
+            clock.count(samples);
+            let speed = if logged { clock.lap() } else { 0.0 };
+            let record = group.agree(self.record(upcoming, logged, speed, run, journal.as_mut()))?;
             let position = self.advance(plan.steps_per_epoch);
-            if logged {
-                record.examples_per_second = clock.lap();
-                journal.step(&record)?;
-            }
             report(&Event::Step { record: record.clone(), logged });
             let epoch = record.epoch;
             last = Some(record);
@@ -201,33 +104,36 @@ impl Trainer {
             let epoch_end = position.batch == 0;
             if epoch_end || finished {
                 let paused = Instant::now();
-                figures = self.validate(run, epoch, &mut journal, report)?.or(figures);
+                figures = group.agree(self.validate(run, epoch, journal.as_mut(), report))?.or(figures);
                 clock.pause(paused);
             }
             if (epoch_end || finished) && self.unmoved.is_open() {
-                let parameters = self.unmoved.close(&self.engine.read()?);
+                let parameters = self.unmoved.close(&group.agree(self.engine.read())?);
                 if !parameters.is_empty() {
                     report(&Event::Unmoved { parameters });
                 }
             }
             if self.exhausted() {
                 end = Some(End::NoImprovement);
-            } else if stop.load(Ordering::Relaxed) && !finished {
+            } else if (stopped || group.is_alone() && stop.load(Ordering::Relaxed)) && !finished {
                 end = Some(End::Interrupted);
             }
             let due = self.config.checkpoint_every.map_or(epoch_end, |every| position.step.is_multiple_of(every));
             if due || finished || end.is_some() {
                 let paused = Instant::now();
-                saved = Some(self.save(run, report)?);
+                saved = Some(group.agree(self.save(run, report))?);
                 clock.pause(paused);
             }
         }
         if figures.is_none() {
-            figures = self.measure()?;
+            figures = group.agree(self.measure())?;
         }
-        let checkpoint = match saved.or_else(|| run.latest()) {
+        let checkpoint = match saved {
             Some(path) => path,
-            None => self.save(run, report)?,
+            None => {
+                let latest = group.first_does(|| run.latest().map_or_else(|| self.save(run, report), Ok))?;
+                latest.unwrap_or_default()
+            }
         };
         let position = self.progress.position;
         let outcome = Outcome {
@@ -240,7 +146,7 @@ impl Trainer {
             unmoved: self.unmoved.found(),
             checkpoint,
         };
-        report::write(run, &self.config, &self.manifest, &outcome)?;
+        group.first_does(|| report::write(run, &self.config, &self.manifest, &outcome))?;
         Ok(outcome)
     }
 
@@ -267,7 +173,8 @@ impl Trainer {
         let timed = |_| {
             let start = Instant::now();
             let samples = next(&mut batches)?;
-            self.engine.step(self.progress.position.step, &samples, 0.0, 1.0)?;
+            let upcoming = Upcoming { lr: 0.0, lambda: 1.0, ..self.upcoming(samples.samples) };
+            self.engine.step(upcoming, Ok(&samples), false)?;
             self.engine.figures()?;
             batches.give_back(samples);
             Ok(start.elapsed())
@@ -281,12 +188,36 @@ impl Trainer {
         self.training.batches(self.config.augment, self.config.seed, self.cut, (position.epoch, position.batch))
     }
 
-    /// Takes one step. On a GPU its figures come back only where they are logged.
-    fn one_step(&mut self, samples: &Batch, logged: bool, run: &Run) -> Result<StepRecord, Error> {
+    /// The next step, of as many samples.
+    fn upcoming(&self, samples: usize) -> Upcoming {
+        let done = self.progress.position.step;
+        let lr = self.config.schedule.learning_rate(self.config.lr, done, self.total, self.config.warmup);
+        Upcoming { done, lr, lambda: lambda_factor(done, self.config.lambda_warmup), samples }
+    }
+
+    /// Takes one step; true if a process was asked to stop before it.
+    fn one_step(&mut self, upcoming: Upcoming, batches: &mut Prefetch, stop: &AtomicBool) -> Result<bool, Error> {
+        let asked = !self.group.is_alone() && stop.load(Ordering::Relaxed);
+        match next(batches) {
+            Ok(samples) => {
+                let stopped = self.engine.step(upcoming, Ok(&samples), asked);
+                batches.give_back(samples);
+                stopped
+            }
+            Err(error) => self.engine.step(upcoming, Err(error), asked),
+        }
+    }
+
+    /// The figures of the step just taken. On a GPU they come back only where they are logged.
+    fn record(
+        &self,
+        Upcoming { lr, .. }: Upcoming,
+        logged: bool,
+        examples_per_second: f64,
+        run: &Run,
+        journal: Option<&mut Journal>,
+    ) -> Result<StepRecord, Error> {
         let position = self.progress.position;
-        let lr = self.config.schedule.learning_rate(self.config.lr, position.step, self.total, self.config.warmup);
-        let lambda = lambda_factor(position.step, self.config.lambda_warmup);
-        self.engine.step(position.step, samples, lr, lambda)?;
         let names = &self.manifest.graphs.train.kappa;
         let read = logged || self.engine.device() == Device::Cpu;
         let values = if read { self.engine.figures()? } else { vec![f64::NAN; 2 + names.len()] };
@@ -299,7 +230,11 @@ impl Trainer {
         }
         let (step, epoch) = (position.step + 1, position.epoch + 1);
         let gradient_norm = values.get(2 + names.len()).copied();
-        Ok(StepRecord { step, epoch, loss, kappa, objective, gradient_norm, lr, examples_per_second: 0.0 })
+        let record = StepRecord { step, epoch, loss, kappa, objective, gradient_norm, lr, examples_per_second };
+        if let Some(journal) = journal.filter(|_| logged) {
+            journal.step(&record)?;
+        }
+        Ok(record)
     }
 
     fn advance(&mut self, steps_per_epoch: u64) -> Position {
@@ -317,17 +252,19 @@ impl Trainer {
         &mut self,
         run: &Run,
         epoch: u64,
-        journal: &mut Journal,
+        journal: Option<&mut Journal>,
         report: &mut dyn FnMut(&Event),
     ) -> Result<Option<Figures>, Error> {
         let Some(figures) = self.measure()? else {
             return Ok(None);
         };
         let step = self.progress.position.step;
-        journal.validation(step, epoch, &figures)?;
+        if let Some(journal) = journal {
+            journal.validation(step, epoch, &figures)?;
+        }
         let improved = self.metric.as_ref().is_some_and(|metric| judge::judge(&mut self.progress, metric, &figures));
         report(&Event::Validation { step, epoch, figures: figures.clone(), improved });
-        if improved {
+        if improved && self.group.leads() {
             checkpoint::save(&run.best(), &self.state(run)?)?;
         }
         Ok(Some(figures))
@@ -339,7 +276,8 @@ impl Trainer {
             return Ok(None);
         };
         self.evaluator.share(&self.engine.judged())?;
-        Ok(Some(self.evaluator.evaluate(&part.data, &part.indices, self.config.batch_size)?))
+        let batch = self.config.batch_size;
+        Ok(Some(self.evaluator.evaluate_with(&self.group, &part.data, &part.indices, batch)?))
     }
 
     fn exhausted(&self) -> bool {
@@ -361,6 +299,9 @@ impl Trainer {
     fn save(&self, run: &Run, report: &mut dyn FnMut(&Event)) -> Result<PathBuf, Error> {
         let directory = run.checkpoints();
         let path = directory.join(format!("step-{}", self.progress.position.step));
+        if !self.group.leads() {
+            return Ok(path);
+        }
         checkpoint::save(&path, &self.state(run)?)?;
         checkpoint::prune(&directory, self.config.keep)?;
         report(&Event::Checkpoint { path: path.clone() });
@@ -399,47 +340,4 @@ impl Clock {
         *self = Clock::new();
         samples / seconds
     }
-}
-
-/// The progress of a run on the data of this configuration, if they are those that it began with.
-fn with_data(progress: Progress, config: &Config, resume: Resume) -> Result<Progress, Error> {
-    let digest = |path: &Path| fingerprint(path).map_err(|source| Error::Io { path: path.to_owned(), source });
-    let same = |before: &Option<String>, path: &Path, now: &String| match before {
-        Some(before) if resume == Resume::SameData && before != now => {
-            Err(Error::DataChanged { path: path.to_owned() })
-        }
-        _ => Ok(()),
-    };
-    let data = digest(&config.data)?;
-    same(&progress.data, &config.data, &data)?;
-    let validation = match &config.val {
-        Some(Validation::File(path)) => {
-            let validation = digest(path)?;
-            same(&progress.validation, path, &validation)?;
-            Some(validation)
-        }
-        _ => None,
-    };
-    Ok(Progress { data: Some(data), validation, ..progress })
-}
-
-/// A smaller last batch must be one that the graphs can take.
-fn check_last_batch(config: &Config, manifest: &Manifest, spec: &Spec, samples: usize) -> Result<(), Error> {
-    let left = samples % config.batch_size;
-    if config.last_batch == LastBatch::Drop || left == 0 {
-        return Ok(());
-    }
-    let normalises = manifest.options.get("batch_norm").is_some_and(|mode| mode == "train");
-    let (found, expected) = match spec.batch {
-        Some(batch) => (
-            format!("keep, which leaves {left} samples for the last batch, while the graph is made for {batch}"),
-            "drop, or as many samples as fill every batch",
-        ),
-        None if normalises && left == 1 => (
-            "keep, which leaves one sample for the last batch".to_owned(),
-            "drop or another batch size: batch norm cannot train on one sample",
-        ),
-        None => return Ok(()),
-    };
-    Err(Error::Option { name: "last-batch", found, expected })
 }
