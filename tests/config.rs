@@ -64,18 +64,75 @@ fn faults_of_a_configuration() {
         assert_eq!(output.status.code(), Some(code));
         text(&output.stderr, directory.path())
     };
-    expect![[""]].assert_eq(&fails("epoch = 3\n", 1));
-    expect![[""]].assert_eq(&fails("lr = \"fast\"\n", 1));
-    expect![[""]].assert_eq(&fails("schedule = \"round\"\n", 1));
-    expect![[""]].assert_eq(&fails("device = \"tpu\"\n", 1));
-    expect![[""]].assert_eq(&fails("epochs = -1\n", 1));
-    expect![[""]].assert_eq(&fails("val = 1.5\n", 1));
-    expect![[""]].assert_eq(&fails("lr = [\n", 1));
-    expect![[""]].assert_eq(&fails("artifact = \"a.fam\"\ndata = \"d.npz\"\nbatch-size = 0\n", 2));
-    expect![[""]].assert_eq(&fails("lr = 0.1\n", 2));
+    expect![[r#"
+        error: DIR/run.toml: not a configuration: TOML parse error at line 1, column 1
+          |
+        1 | epoch = 3
+          | ^^^^^
+        unknown field `epoch`, expected one of `artifact`, `data`, `val`, `epochs`, `steps`, `mean`, `std`, `label-column`, `augment`, `batch-size`, `last-batch`, `accumulate`, `lr`, `schedule`, `warmup`, `seed`, `lambda`, `lambda-sweep`, `seeds`, `init`, `lambda-warmup`, `ema`, `patience`, `metric`, `log-every`, `checkpoint-every`, `keep`, `processes`, `device`, `threads`
+    "#]].assert_eq(&fails("epoch = 3\n", 1));
+    expect![[r#"
+        error: DIR/run.toml: not a configuration: TOML parse error at line 1, column 6
+          |
+        1 | lr = "fast"
+          |      ^^^^^^
+        invalid type: string "fast", expected f64
+    "#]]
+    .assert_eq(&fails("lr = \"fast\"\n", 1));
+    expect![[r#"
+        error: DIR/run.toml: not a configuration: TOML parse error at line 1, column 12
+          |
+        1 | schedule = "round"
+          |            ^^^^^^^
+        unknown variant `round`, expected one of `constant`, `cosine`, `step`, `one-cycle`, `linear`
+    "#]]
+    .assert_eq(&fails("schedule = \"round\"\n", 1));
+    expect![[r#"
+        error: DIR/run.toml: not a configuration: TOML parse error at line 1, column 10
+          |
+        1 | device = "tpu"
+          |          ^^^^^
+        `tpu` is not a device; expected auto, cpu, cuda or cuda:INDEX
+    "#]]
+    .assert_eq(&fails("device = \"tpu\"\n", 1));
+    expect![[r#"
+        error: DIR/run.toml: not a configuration: TOML parse error at line 1, column 10
+          |
+        1 | epochs = -1
+          |          ^^
+        invalid value: integer `-1`, expected u64
+    "#]]
+    .assert_eq(&fails("epochs = -1\n", 1));
+    expect![[r#"
+        error: DIR/run.toml: not a configuration: TOML parse error at line 1, column 7
+          |
+        1 | val = 1.5
+          |       ^^^
+        the option val is 1.5; expected a file, a directory, or a fraction between 0 and 1
+    "#]]
+    .assert_eq(&fails("val = 1.5\n", 1));
+    expect![[r#"
+        error: DIR/run.toml: not a configuration: TOML parse error at line 1, column 7
+          |
+        1 | lr = [
+          |       ^
+        unclosed array, expected `]`
+    "#]]
+    .assert_eq(&fails("lr = [\n", 1));
+    expect![[r#"
+        error: the option batch-size is 0; expected a number above 0
+    "#]]
+    .assert_eq(&fails("artifact = \"a.fam\"\ndata = \"d.npz\"\nbatch-size = 0\n", 2));
+    expect![[r#"
+        error: ARTIFACT is given neither here nor in the configuration
+    "#]]
+    .assert_eq(&fails("lr = 0.1\n", 2));
     fs::remove_file(&file).expect("a file");
     let output = fam_onnx(&["train", "--config"]).arg(&file).output().expect("a process");
-    expect![[""]].assert_eq(&text(&output.stderr, directory.path()));
+    expect![[r#"
+        error: DIR/run.toml: No such file or directory (os error 2)
+    "#]]
+    .assert_eq(&text(&output.stderr, directory.path()));
 }
 
 const COMMANDS: [&str; 14] = [

@@ -258,7 +258,7 @@ mod together {
         assert_eq!(code, 1);
         let (code, said) = place.says(&mut data(&toy_npz(other.path(), 90)));
         expect![[r#"
-            error: the processes that train together do not begin alike: the data differs; give all of them the same files
+            error: the processes that train together do not begin alike: they differ in the data; give all of them the same files
         "#]].assert_eq(&said);
         assert_eq!(code, 1);
         assert!(!place.path("run").exists());

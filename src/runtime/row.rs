@@ -31,8 +31,14 @@ impl Row {
     /// Makes it `length` zeros.
     pub fn reset(&mut self, length: usize) {
         match self {
-            Row::F32(row) => (row.clear(), row.resize(length, 0.0)).1,
-            Row::F64(row) => (row.clear(), row.resize(length, 0.0)).1,
+            Row::F32(row) => {
+                row.clear();
+                row.resize(length, 0.0);
+            }
+            Row::F64(row) => {
+                row.clear();
+                row.resize(length, 0.0);
+            }
         }
     }
 

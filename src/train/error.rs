@@ -73,7 +73,9 @@ pub enum Error {
     Mpi { why: String },
     #[error("process {rank} of those that train together has failed")]
     Peer { rank: usize },
-    #[error("the processes that train together do not begin alike: {what} differs; give all of them the same files")]
+    #[error(
+        "the processes that train together do not begin alike: they differ in {what}; give all of them the same files"
+    )]
     Unlike { what: &'static str },
     #[error("a graph of the program's own is broken: {why}")]
     Graph { why: String },
