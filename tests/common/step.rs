@@ -169,6 +169,16 @@ pub fn gradients_differ(
     expected: &BTreeMap<String, Vec<f64>>,
     tolerance: f64,
 ) -> Vec<String> {
+    gradients_beyond(found, expected, tolerance, 1e-2 * tolerance)
+}
+
+/// The faults of gradients: each tensor within `tolerance` in norm, or within `floor` of the whole's norm.
+pub fn gradients_beyond(
+    found: &HashMap<String, Vec<f64>>,
+    expected: &BTreeMap<String, Vec<f64>>,
+    tolerance: f64,
+    floor: f64,
+) -> Vec<String> {
     let whole = norm(&expected.values().map(|g| norm(g)).collect::<Vec<f64>>());
     let mut faults: Vec<String> = found
         .keys()
@@ -182,9 +192,9 @@ pub fn gradients_differ(
         };
         let difference: Vec<f64> = found.iter().zip(expected).map(|(a, b)| a - b).collect();
         let (off, size) = (norm(&difference), norm(expected));
-        let limit = tolerance * size.max(1e-2 * whole);
+        let limit = (tolerance * size).max(floor * whole);
         if exceeds(off, limit) {
-            faults.push(format!("gradient of {name}: off by {:.1e} of its norm {size:.1e}", off / size));
+            faults.push(format!("gradient of {name}: off by {:.1e} of its norm {size:.1e}, {:.1e} of the whole", off / size, off / whole));
         }
     }
     faults.sort();
