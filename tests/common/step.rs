@@ -194,7 +194,11 @@ pub fn gradients_beyond(
         let (off, size) = (norm(&difference), norm(expected));
         let limit = (tolerance * size).max(floor * whole);
         if exceeds(off, limit) {
-            faults.push(format!("gradient of {name}: off by {:.1e} of its norm {size:.1e}, {:.1e} of the whole", off / size, off / whole));
+            faults.push(format!(
+                "gradient of {name}: off by {:.1e} of its norm {size:.1e}, {:.1e} of the whole",
+                off / size,
+                off / whole
+            ));
         }
     }
     faults.sort();
