@@ -81,11 +81,11 @@ impl<'a> Meter<'a> {
         self.evaluator.spec()
     }
 
-    /// Goes through `data` from the front. Samples that do not fill a batch whose size the graph fixes are left out.
+    /// Goes through `data` from the front, telling `progress` how many batches are done, and of how many. Samples that do not fill a batch whose size the graph fixes are left out.
     ///
     /// # Errors
     /// [`train::Error::FixedBatch`], [`train::Error::NoFullBatch`]; [`Error::Runtime`].
-    pub fn measure(&mut self, data: &Dataset, pace: &Pace) -> Result<Figures> {
+    pub fn measure(&mut self, data: &Dataset, pace: &Pace, progress: &mut dyn FnMut(usize, usize)) -> Result<Figures> {
         let indices: Vec<usize> = (0..data.samples().min(pace.limit.unwrap_or(usize::MAX))).collect();
         let whole = self.spec().batch.is_some();
         let estimated = self.measurement.manifest.probes().next().is_some();
@@ -102,6 +102,7 @@ impl<'a> Meter<'a> {
                 sums.iter_mut().zip(&figures).for_each(|(sum, figure)| *sum += figure / probes as f64);
             }
             batches.0.push((part.len() as f64, sums));
+            progress(number + 1, indices.len().div_ceil(pace.batch));
         }
         if batches.0.is_empty() {
             return Err(train::Error::NoFullBatch { samples: indices.len(), batch: pace.batch }.into());

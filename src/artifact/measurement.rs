@@ -4,9 +4,10 @@ use super::manifest::{self, EvaluateGraph, Graphs, Manifest};
 use super::standard::{self, Options};
 use super::target::{self, Judged};
 use super::trace::{self, Opened};
+use crate::cost::Cost;
 use crate::error::{Error, Result};
-use crate::flatness::{self, Kappa, Layer, Measure, Objective, Request};
-use crate::ir::{Builder, Graph, Model, Tensor, ValueId};
+use crate::flatness::{self, Kappa, Layer, Measure, Objective, Purpose, Request};
+use crate::ir::{Builder, Graph, Model, Tensor, Val, ValueId};
 use globset::Glob;
 use std::collections::{BTreeMap, HashSet};
 
@@ -44,7 +45,8 @@ pub struct SkippedLayer {
 }
 
 /// The measurement of `model` at the layers that `patterns` name, as `--layer` does or by `*`, `?` and `[…]`. Of `options`
-/// count the target, the output name and the estimator: exact where that is `None` and there is a closed form.
+/// count the target, the output name and the estimator: where that is `None`, exact if a batch is predicted to take at most
+/// a second, or a hundred steps of training.
 ///
 /// # Errors
 /// As [`standard::plan`]; a layer that only a pattern names is left out where κ cannot be built.
@@ -54,10 +56,12 @@ pub fn measurement(model: &Model, patterns: &[String], options: &Options) -> Res
     let b = Builder::of(opened.parametric());
     let predicted = target::prediction(&opened.graph, &opened.outputs, options)?;
     let Judged { on, labels, label_spec } = target::objective(&b, predicted, &opened, options, &mut notes)?;
+    let trained: Vec<Val> = opened.parameters.iter().filter(|p| p.trainable).map(|p| b.val(p.value)).collect();
+    let plain = trace::pull(&b, on.loss, &trained).ok().map(|gradients| trace::plain_cost(&b, on, &gradients));
     let mut outputs = vec![b.output(on.loss, "loss"), b.output(on.loss, "objective")];
     let (mut layers, mut skipped, mut kappas, mut norms) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (layer, by_pattern) in chosen(&opened.graph, patterns, predicted)? {
-        let built = both(&b, &layer, on, options);
+        let built = both(&b, &layer, on, options, plain);
         let (neuronwise, layerwise) = match built {
             Ok(pair) => pair,
             Err(error) if by_pattern => {
@@ -132,7 +136,13 @@ fn chosen(graph: &Graph, patterns: &[String], output: ValueId) -> Result<Vec<(La
 }
 
 /// κ by neurons and by the whole layer.
-fn both<'g>(b: &'g Builder, layer: &Layer, on: Objective<'g>, options: &Options) -> Result<(Kappa<'g>, Kappa<'g>)> {
+fn both<'g>(
+    b: &'g Builder,
+    layer: &Layer,
+    on: Objective<'g>,
+    options: &Options,
+    plain: Option<Cost>,
+) -> Result<(Kappa<'g>, Kappa<'g>)> {
     let build = |measure| {
         let request = Request {
             measure,
@@ -141,7 +151,8 @@ fn both<'g>(b: &'g Builder, layer: &Layer, on: Objective<'g>, options: &Options)
             detach_trace: false,
             probes: options.probes,
             samples: options.samples,
-            plain: None,
+            plain,
+            purpose: Purpose::Measuring,
         };
         flatness::build(b, layer, on, &request)
     };

@@ -10,7 +10,7 @@ use super::target::{self, Judged};
 use crate::ad::{Tape, linearise};
 use crate::cost::{self, Cost};
 use crate::error::{Error, Result, nearest_names};
-use crate::flatness::{self, Estimator, Kappa, Layer, Objective, Parameter, Probes, Request};
+use crate::flatness::{self, Estimator, Kappa, Layer, Objective, Parameter, Probes, Purpose, Request};
 use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, ValueId};
 use crate::linear::Cotangent;
 use crate::loss::Inlined;
@@ -148,8 +148,9 @@ pub(super) fn trace<'g>(
             detach_trace: options.detach_trace,
             probes: ways.get(k).map_or(options.probes, |w| w.probes),
             samples: options.samples,
+            plain: Some(step),
             // Where κ is not trained it is not in the step.
-            plain: (*lambda > 0.0).then_some(step),
+            purpose: if *lambda > 0.0 { Purpose::Training } else { Purpose::Measuring },
         };
         let kappa = flatness::build(b, &layer, on, &request)?;
         layers.push((layer, kappa));
@@ -203,7 +204,7 @@ pub(super) fn trace<'g>(
 const UPDATE: f64 = 4.0;
 
 /// What the loss, its gradient and the update cost.
-fn plain_cost<'g>(b: &'g Builder, on: Objective<'g>, gradients: &[Val<'g>]) -> Cost {
+pub(super) fn plain_cost<'g>(b: &'g Builder, on: Objective<'g>, gradients: &[Val<'g>]) -> Cost {
     let update = |gradient: &Val<'g>| cost::elementwise(cost::elements_of(&gradient.shape())).repeated(UPDATE);
     let updates: Cost = gradients.iter().map(update).sum();
     let of: Vec<ValueId> = gradients.iter().chain([&on.loss]).map(|v| v.id()).collect();
@@ -232,7 +233,8 @@ pub fn survey(model: &Model, options: &Options) -> Result<Surveyed> {
             let pairs: Vec<(Val, Val)> = trained.iter().copied().zip(gradients.iter().copied()).collect();
             let rate = b.input("learning_rate", Fact::new(DType::F32, Vec::<Dim>::new()), None);
             let next = standard::steps(&b, &pairs, options, rate);
-            let outputs: Vec<ValueId> = next.iter().map(|(_, v, _)| v.id()).chain([on.loss.id()]).collect();
+            let norm = crate::optim::gradient_norm(&b, gradients).map(|v| v.id());
+            let outputs: Vec<ValueId> = next.iter().map(|(_, v, _)| v.id()).chain([on.loss.id()]).chain(norm).collect();
             let step = b.read(|g| dead_code(&Graph { outputs, ..g.clone() }));
             Some((cost::memory::live(&step), cost::memory::outputs(&step)))
         }
@@ -246,6 +248,7 @@ pub fn survey(model: &Model, options: &Options) -> Result<Surveyed> {
         probes: options.probes,
         samples: options.samples,
         plain,
+        purpose: Purpose::Training,
     };
     let layers = flatness::layers(&opened.graph);
     let findings = flatness::survey(&b, &layers, on, &trained, &request);
@@ -271,19 +274,25 @@ impl Surveyed {
     }
 
     /// The same with κ of the layer at that cost. Its gradient in the weight is one more of the weight's size, and of the
-    /// tensors that it makes about half are there at once.
-    pub fn memory(&self, layer: &Layer, cost: &Cost) -> Option<f64> {
+    /// tensors that it makes a part is there at once.
+    pub fn memory(&self, layer: &Layer, estimator: Estimator, cost: &Cost) -> Option<f64> {
         let (live, outputs) = self.memory?;
         let weight = 4.0 * (layer.d * layer.m) as f64;
-        Some(cost::memory::with_live((live + weight).max(HELD_AT_ONCE * cost.held), outputs))
+        Some(cost::memory::with_live((live + weight).max(at_once(estimator) * cost.held), outputs))
     }
 }
 
-/// The part of all tensors that κ and its gradient make that is in memory at once.
-const HELD_AT_ONCE: f64 = 0.5;
+/// The part of all tensors that κ and its gradient make that is in memory at once: what stands beside each other for many
+/// passes is needed together, what one pass makes goes with it.
+fn at_once(estimator: Estimator) -> f64 {
+    match estimator {
+        Estimator::Exact | Estimator::GaussNewton => 0.4,
+        Estimator::Hutchinson => 0.25,
+    }
+}
 
 /// The gradient of a scalar with respect to each parameter, of the parameter's shape.
-fn pull<'g>(b: &'g Builder, of: Val<'g>, wrt: &[Val<'g>]) -> Result<Vec<Val<'g>>> {
+pub(super) fn pull<'g>(b: &'g Builder, of: Val<'g>, wrt: &[Val<'g>]) -> Result<Vec<Val<'g>>> {
     let tape = Tape::new(b);
     let linear = linearise(&tape, &[of], wrt)?;
     let pulled = linear.vjp(&[Some(Cotangent::new(of.like(1.0)))], None);

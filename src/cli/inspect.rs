@@ -122,7 +122,8 @@ fn first_line(error: &crate::Error) -> String {
 
 impl Row {
     fn of(surveyed: &Surveyed, (layer, weight, found): (Layer, String, crate::Result<Finding>)) -> Row {
-        let memory = |offer: &Offer| offer.cost.as_ref().and_then(|cost| surveyed.memory(&layer, cost));
+        let memory =
+            |offer: &Offer| offer.cost.as_ref().and_then(|cost| surveyed.memory(&layer, offer.estimator, cost));
         let memory = found.iter().flat_map(|f| &f.offers).map(memory).collect();
         Row { layer, weight, found: found.map_err(|e| first_line(&e)), plain: surveyed.plain, memory }
     }

@@ -7,7 +7,7 @@ use super::data::DataArgs;
 use super::inject::EstimatorArg;
 use super::loss::LossArgs;
 use super::table::{significant, table};
-use super::{Output, Result, RuntimeArgs};
+use super::{Output, Result, RuntimeArgs, progress};
 use crate::artifact::{self, Measurement, Options};
 use crate::measure::{Figures, LayerFigures, Mean, Meter, Pace};
 use crate::onnx;
@@ -48,7 +48,7 @@ pub(super) struct Measure {
     #[command(flatten)]
     loss: LossArgs,
 
-    /// auto: exact where there is a closed form, else hutchinson
+    /// auto: exact where a batch is predicted to take at most a second, or 100 steps of training; else hutchinson
     #[arg(long, value_enum, default_value_t = EstimatorArg::Auto)]
     estimator: EstimatorArg,
     /// Random probes a batch, where κ is estimated
@@ -84,7 +84,7 @@ impl Measure {
             data::read(&self.data, &self.data_args.options(data::Options::default())).map_err(Error::from)?;
         let dataset = Dataset::new(&mut source, meter.spec()).map_err(Error::from)?;
         let pace = Pace { batch: self.batch_size, limit: self.limit, probes: self.samples };
-        let figures = meter.measure(&dataset, &pace)?;
+        let figures = meter.measure(&dataset, &pace, &mut progress::batches(output))?;
         output.result(&text(&figures), || self.json(&measurement, &figures))
     }
 

@@ -1,6 +1,6 @@
 //! A run as it goes: a bar on a terminal, plain lines elsewhere; always on stderr.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -10,6 +10,24 @@ use crate::train::{Event, Figures, StepRecord};
 pub(super) struct Progress {
     output: Output,
     bar: Option<ProgressBar>,
+}
+
+/// A bar over batches on a terminal, a line every ten seconds elsewhere.
+pub(super) fn batches(output: &Output) -> impl FnMut(usize, usize) + use<> {
+    const PAUSE: Duration = Duration::from_secs(10);
+    let (output, mut drawn, mut said) = (*output, None, Instant::now());
+    move |done, total| {
+        let bar = drawn.get_or_insert_with(|| output.draws().then(|| bar(0, total as u64)));
+        match bar {
+            Some(bar) if done == total => bar.finish_and_clear(),
+            Some(bar) => bar.set_position(done as u64),
+            None if said.elapsed() > PAUSE && done < total => {
+                output.say(&format!("batch {done} of {total}"));
+                said = Instant::now();
+            }
+            None => {}
+        }
+    }
 }
 
 impl Progress {

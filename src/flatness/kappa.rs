@@ -40,6 +40,31 @@ impl Estimator {
     }
 }
 
+/// What κ is computed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Every step of training.
+    Training,
+    /// Now and then, without a gradient: a second a batch is cheap.
+    Measuring,
+}
+
+impl Purpose {
+    /// What a step with exact κ may cost, in plain steps, where no estimator is asked for.
+    pub fn limit(self, plain: Cost) -> f64 {
+        match self {
+            Purpose::Training => EXACT_LIMIT,
+            Purpose::Measuring => (1.0 + 1.0 / plain.time()).max(MEASURED_LIMIT),
+        }
+    }
+}
+
+/// Predicted cost, in plain steps, up to which κ is exact where no estimator is asked for.
+pub const EXACT_LIMIT: f64 = 1.10;
+
+/// The same where κ is only measured, if it takes more than a second.
+const MEASURED_LIMIT: f64 = 100.0;
+
 #[derive(Clone, Debug)]
 pub struct Request {
     pub measure: Measure,
@@ -55,6 +80,8 @@ pub struct Request {
     pub samples: i64,
     /// What a plain step costs; by it exact and estimated are weighed where no estimator is asked for.
     pub plain: Option<Cost>,
+    /// What κ is for; it says what exact κ may cost.
+    pub purpose: Purpose,
 }
 
 /// What κ is built on.
@@ -78,9 +105,9 @@ pub struct Kappa<'g> {
     pub outer_weight: Option<Val<'g>>,
 }
 
-/// Whether second derivatives are taken in the weight: it acts at several places, or not by one matrix.
+/// Whether second derivatives are taken in the weight: it acts at several places, in parts, or not by one matrix.
 pub(super) fn in_weight(layer: &Layer, z: Val<'_>) -> bool {
-    layer.is_tied() || layer.form.feature_axis(z.rank()).is_none()
+    layer.is_tied() || layer.in_parts || layer.form.feature_axis(z.rank()).is_none()
 }
 
 /// Elements of the largest tangent on a tape.

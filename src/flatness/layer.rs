@@ -1,7 +1,7 @@
 //! Layers: linear maps with a weight, found by the names people know them by, seen as `z = W a + b`, `W ∈ R^{d×m}`.
 
 use super::form::{Form, Stored};
-use super::parameters::{Root, dequantises, is_seen_through, root_of};
+use super::parameters::{Root, dequantises, is_seen_through, root_of, takes_parts};
 use crate::error::{Error, Result, nearest_names};
 use crate::ir::{Graph, Node, NodeId, ValueId};
 use std::collections::{BTreeSet, HashMap};
@@ -28,6 +28,8 @@ pub struct Layer {
     pub aliases: BTreeSet<String>,
     /// How often the weight is used in the whole graph.
     pub uses: usize,
+    /// The node reads a part of the weight only.
+    pub in_parts: bool,
 }
 
 /// All layers in graph order. Layers of one module that would have one name are called as their nodes.
@@ -50,13 +52,13 @@ fn layer_at(graph: &Graph, id: NodeId, uses: &HashMap<ValueId, usize>) -> Option
         return None;
     }
     let acting = acting(graph, node)?;
-    let Root { stored, weight, chain } = root_of(graph, node.input(acting.weight_input)?)?;
+    let Root { stored, weight, chain, whole } = root_of(graph, node.input(acting.weight_input)?)?;
     let operand = graph.value(node.input(acting.weight_input)?);
-    let shape = crate::ir::fixed(operand.fact.shape.as_ref()?)?;
+    let shape = crate::ir::fixed(whole.as_ref().or(operand.fact.shape.as_ref())?)?;
     let (d, m) = match (acting.stored, shape.as_slice()) {
         (Stored::Rows, [d, m]) | (Stored::Columns, [m, d]) => (*d, *m),
         (Stored::Filter, [d, rest @ ..]) => (*d, rest.iter().product()),
-        (Stored::TransposedFilter { group }, [inner, each, taps @ ..]) => {
+        (Stored::TransposedFilter { group }, [inner, each, taps @ ..]) if whole.is_none() => {
             (each * group, inner / group.max(1) * taps.iter().product::<i64>())
         }
         (Stored::StackedRows, [stack @ .., d, m]) | (Stored::StackedColumns, [stack @ .., m, d]) => {
@@ -88,6 +90,7 @@ fn layer_at(graph: &Graph, id: NodeId, uses: &HashMap<ValueId, usize>) -> Option
         m,
         aliases,
         uses: uses.get(&weight).copied().unwrap_or(1),
+        in_parts: whole.is_some(),
     })
 }
 
@@ -149,6 +152,11 @@ fn uses(graph: &Graph) -> HashMap<ValueId, usize> {
         let passed = node.input(0).filter(|_| is_seen_through(node)).and_then(|id| root.get(&id)).copied();
         if let (Some(root_id), Some(out)) = (passed, node.output(0)) {
             root.insert(out, root_id);
+            continue;
+        }
+        let whole = node.input(0).filter(|_| takes_parts(node)).and_then(|id| root.get(&id)).copied();
+        if let Some(whole) = whole {
+            root.extend(node.outputs.iter().flatten().map(|&out| (out, whole)));
             continue;
         }
         if let Some(out) = node.output(0).filter(|_| dequantises(node)) {

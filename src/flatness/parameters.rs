@@ -1,6 +1,6 @@
 //! Which initialisers training changes.
 
-use crate::ir::{Graph, Node, ValueId};
+use crate::ir::{Dim, Graph, Node, ValueId};
 use std::collections::{HashMap, HashSet};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,6 +16,12 @@ const SEEN_THROUGH: &[&str] = &["Identity", "Transpose", "Cast", "Reshape", "Squ
 /// Operators between a weight as it is stored and the numbers that it stands for.
 const QUANTISATION: &[&str] = &["QuantizeLinear", DEQUANTIZE];
 
+/// Operators that give parts of a weight.
+const PARTS: &[&str] = &["Split", "Slice"];
+
+/// What may stand between a part of a weight and its layer, so that the whole can be seen as the part is.
+const BEHIND_PARTS: &[&str] = &["Identity", "Transpose", "Cast"];
+
 pub(super) const DEQUANTIZE: &str = "DequantizeLinear";
 
 fn is_one_of(node: &Node, operators: &[&str]) -> bool {
@@ -25,6 +31,11 @@ fn is_one_of(node: &Node, operators: &[&str]) -> bool {
 /// Whether a weight that the node reads first is still that weight in its output, element by element.
 pub(super) fn is_seen_through(node: &Node) -> bool {
     is_one_of(node, SEEN_THROUGH)
+}
+
+/// Whether the outputs are parts of the weight that the node reads first.
+pub(super) fn takes_parts(node: &Node) -> bool {
+    is_one_of(node, PARTS)
 }
 
 fn quantises(node: &Node) -> bool {
@@ -91,10 +102,8 @@ fn roles(graph: &Graph) -> HashMap<ValueId, Vec<Role>> {
     for node in graph.nodes.iter().filter(|n| n.domain.is_empty()) {
         for (i, input) in node.inputs.iter().enumerate() {
             let Some(&root) = input.as_ref().and_then(|id| origin.get(id)) else { continue };
-            if i == 0 && (is_seen_through(node) || quantises(node)) {
-                if let Some(out) = node.output(0) {
-                    origin.insert(out, root);
-                }
+            if i == 0 && (is_seen_through(node) || quantises(node) || takes_parts(node)) {
+                origin.extend(node.outputs.iter().flatten().map(|&out| (out, root)));
             } else if let Some(role) = role(node, i) {
                 roles.entry(root).or_default().push(role);
             }
@@ -139,15 +148,18 @@ pub(super) struct Root {
     pub stored: ValueId,
     /// The numbers it stands for: that initialiser, or what DequantizeLinear makes of it.
     pub weight: ValueId,
-    /// The nodes from `weight` to the operand, in order; each leaves every element as it is.
+    /// The nodes from `weight` to the operand, in order; each leaves every element as it is. Those that take parts are left
+    /// out.
     pub chain: Vec<Node>,
+    /// Where the operand is a part of the weight, the shape that the whole has in its place.
+    pub whole: Option<Vec<Dim>>,
 }
 
 /// The root of the operand `id`, through operators that leave a weight a weight; `None` where there is none, or it holds
 /// integers that are not dequantised.
 pub(super) fn root_of(graph: &Graph, id: ValueId) -> Option<Root> {
     let mut chain = Vec::new();
-    let mut weight = None;
+    let (mut weight, mut whole): (_, Option<Vec<Dim>>) = (None, None);
     let mut at = id;
     let mut seen = HashSet::new();
     while seen.insert(at) {
@@ -155,9 +167,17 @@ pub(super) fn root_of(graph: &Graph, id: ValueId) -> Option<Root> {
         if value.data.is_some() {
             chain.reverse();
             let real = weight.is_some() || value.fact.dtype.is_float();
-            return real.then_some(Root { stored: at, weight: weight.unwrap_or(at), chain });
+            return real.then_some(Root { stored: at, weight: weight.unwrap_or(at), chain, whole });
         }
         let node = graph.node(value.producer?);
+        if takes_parts(node) && weight.is_none() && chain.iter().all(|n| is_one_of(n, BEHIND_PARTS)) {
+            if whole.is_none() {
+                let shape = graph.value(node.input(0)?).fact.shape.clone()?;
+                whole = Some(chain.iter().rev().fold(shape, permuted));
+            }
+            at = node.input(0)?;
+            continue;
+        }
         if dequantises(node) {
             weight = weight.or(Some(at));
         } else if !(is_seen_through(node) || quantises(node) && weight.is_some()) {
@@ -169,4 +189,14 @@ pub(super) fn root_of(graph: &Graph, id: ValueId) -> Option<Root> {
         at = node.input(0)?;
     }
     None
+}
+
+/// The shape behind a node that at most permutes.
+fn permuted(shape: Vec<Dim>, node: &Node) -> Vec<Dim> {
+    let reversed: Vec<i64> = (0..shape.len() as i64).rev().collect();
+    let perm = match node.op.as_str() {
+        "Transpose" => node.attrs.ints("perm").map_or(reversed, <[i64]>::to_vec),
+        _ => return shape,
+    };
+    perm.iter().filter_map(|&axis| shape.get(usize::try_from(axis).ok()?).cloned()).collect()
 }

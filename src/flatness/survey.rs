@@ -11,9 +11,6 @@ use crate::cost::Cost;
 use crate::error::{Error, Result};
 use crate::ir::{Builder, Val};
 
-/// Predicted cost, in plain steps, up to which κ is exact where no estimator is asked for.
-pub const EXACT_LIMIT: f64 = 1.10;
-
 /// Share of a step with exact κ that an estimate has to save to be worth its noise.
 const WORTH_NOISE: f64 = 0.05;
 
@@ -132,7 +129,7 @@ impl Survey {
         request.probes.unwrap_or_else(by_default)
     }
 
-    /// The way asked for, or the exact one where it is predicted to cost at most [`EXACT_LIMIT`] plain steps.
+    /// The way asked for, or the exact one where it is predicted to cost at most what the purpose allows.
     ///
     /// # Errors
     /// [`Error::NotExact`] and [`Error::ProbesNotAllowed`] where what is asked for cannot be had.
@@ -165,10 +162,11 @@ impl Survey {
         let predicted = 1.0 + exact.time() / plain.time();
         let estimate = self.estimated(layer, self.probes(layer, request), request.samples);
         let saved = (exact.time() - estimate.time()) / (plain.time() + exact.time());
-        if predicted <= EXACT_LIMIT || saved < WORTH_NOISE {
+        let limit = request.purpose.limit(plain);
+        if predicted <= limit || saved < WORTH_NOISE {
             return Ok(exactly(route));
         }
-        let why = format!("exact is predicted to cost {predicted:.2} plain steps, above {EXACT_LIMIT:.2}");
+        let why = format!("exact is predicted to cost {predicted:.2} plain steps, above {limit:.2}");
         self.estimate(layer, request, Some(why))
     }
 
