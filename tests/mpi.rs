@@ -304,7 +304,7 @@ mod together {
         let options = ["--val", "0.2", "--batch-size", "8"];
         let mut command = place.train(2, "run", &[&options[..], &["--steps", "1000000000"]].concat());
         // Time to save the state, between SIGTERM and SIGKILL.
-        command.env("OMPI_MCA_odls_base_sigkill_timeout", "30");
+        command.env("OMPI_MCA_odls_base_sigkill_timeout", "10");
         let mut process = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("a process");
         let mut stderr = BufReader::new(process.stderr.take().expect("a pipe")).lines();
         stderr.find(|line| line.as_ref().is_ok_and(|line| line.starts_with("step 3 "))).expect("a step").expect("text");

@@ -175,6 +175,30 @@ fn what_does_not_fit_a_graph_is_named() {
 }
 
 #[test]
+fn cuda_without_a_build_for_it_is_refused_before_anything_is_written() {
+    if runtime().devices().contains(&Device::Cuda(0)) {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let (artifact, data) = (toy_artifact(directory.path(), false), common::toy_npz(directory.path(), 100));
+    let output = fam_onnx(&["train", "--device", "cuda:7", "--steps", "1", "--ort"])
+        .arg(common::ort())
+        .arg("--data")
+        .arg(data)
+        .arg(artifact)
+        .output()
+        .expect("a process");
+    let library = common::ort().display().to_string();
+    expect![[r#"
+        error: the device cuda:7 needs a build of ONNX Runtime with CUDA; LIBRARY is one without
+        hint: fam-onnx runtime install --cuda fetches one with CUDA; --device cpu does without
+    "#]]
+    .assert_eq(&text(&output.stderr, directory.path()).replace(&library, "LIBRARY"));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(!directory.path().join("toy.run").exists());
+}
+
+#[test]
 fn the_artifact_of_the_tests_is_reproducible() {
     let directory = tempfile::tempdir().expect("a directory");
     let first = toy_artifact(directory.path(), false);

@@ -99,7 +99,7 @@ fn names(found: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::missing_library;
+    use super::{Error, missing_library};
 
     #[test]
     fn the_loader_names_the_library_that_it_does_not_find() {
@@ -107,7 +107,14 @@ mod tests {
                    onnxruntime::ProviderLibrary::Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load library \
                    /opt/ort/libonnxruntime_providers_cuda.so with error: libcublasLt.so.13: cannot open shared object file: \
                    No such file or directory";
-        assert_eq!(missing_library(why).as_deref(), Some("libcublasLt.so.13"));
+        let missing = missing_library(why).expect("a library");
+        let error =
+            Error::DeviceLibrary { device: "cuda:0".to_owned(), library: "/opt/ort/libonnxruntime.so".into(), missing };
+        assert_eq!(
+            error.to_string(),
+            "the device cuda:0 needs libcublasLt.so.13, which is not found; \
+             the ONNX Runtime at /opt/ort/libonnxruntime.so is built for the CUDA and cuDNN that have it"
+        );
         assert_eq!(
             missing_library("CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version"),
             None

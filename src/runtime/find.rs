@@ -170,13 +170,15 @@ fn in_cache() -> Result<Vec<PathBuf>, String> {
         .into_iter()
         .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("onnxruntime-")))
         .collect();
-    // A build with CUDA is there because someone asked for it, and it computes on CPUs too.
-    versions.sort_by_key(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        (name.starts_with(Package::Cuda.name()), version_key(&name))
-    });
+    versions.sort_by_key(|path| rank(&path.file_name().unwrap_or_default().to_string_lossy()));
     let libraries: Vec<PathBuf> = versions.iter().rev().flat_map(|directory| libraries_in(directory)).collect();
     if libraries.is_empty() { Err(format!("nothing in {}", cache.display())) } else { Ok(libraries) }
+}
+
+/// Orders what the cache holds, the best last. A build with CUDA is there because someone asked for it, and it computes on CPUs
+/// too.
+fn rank(name: &str) -> (bool, Vec<u64>) {
+    (name.starts_with(Package::Cuda.name()), version_key(name))
 }
 
 /// Asks Python where the package lies; the package itself is not imported, and the working directory is not looked into.
@@ -349,6 +351,16 @@ mod tests {
         assert!(!new_enough("1.17.3"));
         assert!(!new_enough("1.9.0"));
         assert!(!new_enough("nonsense"));
+    }
+
+    #[test]
+    fn a_build_with_cuda_comes_before_a_newer_one_without() {
+        let mut names = ["onnxruntime-1.32.0", "onnxruntime-gpu-1.31.1", "onnxruntime-1.9.0", "onnxruntime-gpu-1.31.0"];
+        names.sort_by_key(|name| rank(name));
+        assert_eq!(
+            names,
+            ["onnxruntime-1.9.0", "onnxruntime-1.32.0", "onnxruntime-gpu-1.31.0", "onnxruntime-gpu-1.31.1"]
+        );
     }
 
     #[test]
