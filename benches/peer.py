@@ -1,17 +1,22 @@
-"""The gradient that PyTorch's autograd takes of evaluate.onnx's objective, against gradient.onnx.
+"""The gradients that other programs take of evaluate.onnx's objective, against gradient.onnx.
 
-evaluate.onnx is executed node by node with torch operations in float64, so that nothing of fam-onnx's differentiation is
-used; gradient.onnx is run by ONNX Runtime. Prints the relative difference of every parameter's gradient; exits 1 if one is
-over 1e-4.
+torch: evaluate.onnx is executed node by node with torch operations in float64, and differentiated by autograd, so that nothing
+of fam-onnx's differentiation is used. onnx-ad: the package of that name writes the gradient as another ONNX model, which
+ONNX Runtime runs in float32. gradient.onnx is run by ONNX Runtime. Prints the largest relative difference over the parameters
+for each artifact; exits 1 if one is over 1e-4.
 
-torch==2.15.0 onnx==1.23.2 onnxruntime==1.32.0 numpy==2.4.6 safetensors==0.8.0
+torch==2.15.0 onnx==1.23.2 onnxruntime==1.32.0 numpy==2.4.6 safetensors==0.8.0 onnx-ad==0.3.0
 
-    fam-onnx inject model.onnx --layer fc --lambda 0.1 -o model.fam && python benches/peer.py model.fam
+    python benches/peer.py model.fam [...]
+    python benches/peer.py --all [--binary target/release/fam-onnx]
 """
 import argparse
+import importlib.util
 import json
 import pathlib
+import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import onnx
@@ -25,11 +30,12 @@ DTYPES = {1: torch.float64, 11: torch.float64, 7: torch.int64, 6: torch.int64, 9
 
 
 def axes_of(x, axes):
-    return tuple(int(a) for a in axes) if axes is not None and axes.numel() else tuple(range(x.ndim))
+    return tuple(int(a) for a in axes) if axes is not None and len(axes) else tuple(range(x.ndim))
 
 
 def reduce(f):
-    return lambda a, x, axes=None: f(x, axes_of(x, axes), bool(a.get("keepdims", 1)))
+    """Axes are an input, or an attribute in older opsets."""
+    return lambda a, x, axes=None: f(x, axes_of(x, a.get("axes", axes)), bool(a.get("keepdims", 1)))
 
 
 def slices(a, x, starts, ends, axes=None, steps=None):
@@ -75,8 +81,29 @@ def conv_transpose(a, x, w, b=None):
 
 
 def layer_norm(a, x, scale, bias=None):
-    axis = a.get("axis", -1) % x.ndim
-    return F.layer_norm(x, x.shape[axis:], scale, bias, a.get("epsilon", 1e-5))
+    """By its formula: PyTorch's own takes the statistics as constants in its third derivative."""
+    axes = tuple(range(a.get("axis", -1) % x.ndim, x.ndim))
+    mean = x.mean(axes, keepdim=True)
+    deviation = ((x - mean).square().mean(axes, keepdim=True) + a.get("epsilon", 1e-5)).rsqrt()
+    y = (x - mean) * deviation * scale
+    return (y if bias is None else y + bias), mean, deviation
+
+
+def batch_norm(a, x, scale, bias, mean, variance):
+    along = lambda v: v.reshape(-1, *[1] * (x.ndim - 2))
+    return (x - along(mean)) * along((variance + a.get("epsilon", 1e-5)).rsqrt() * scale) + along(bias)
+
+
+def average_pool(a, x):
+    n = x.ndim - 2
+    f = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[n - 1]
+    return f(x, a["kernel_shape"], a.get("strides", [1] * n), a.get("pads", [0] * 2 * n)[:n], count_include_pad=bool(a.get("count_include_pad")))
+
+
+def scatter_nd(a, x, at, updates):
+    index = tuple(at.reshape(-1, at.shape[-1]).T)
+    updates = updates.reshape(-1, *x.shape[at.shape[-1]:])
+    return x.index_put(index, updates, accumulate=a.get("reduction", b"none") == b"add")
 
 
 def max_pool(a, x):
@@ -148,6 +175,17 @@ OPS = {
     "Shape": lambda a, x: torch.tensor(x.shape[a.get("start", 0) : a.get("end", x.ndim)]),
     "MaxPool": max_pool,
     "LayerNormalization": layer_norm,
+    "BatchNormalization": batch_norm,
+    "AveragePool": average_pool,
+    "GlobalAveragePool": lambda a, x: x.mean(tuple(range(2, x.ndim)), keepdim=True),
+    "ScatterND": scatter_nd,
+    "ScatterElements": lambda a, x, i, u: x.scatter_add(a.get("axis", 0), i, u) if a.get("reduction") == b"add" else x.scatter(a.get("axis", 0), i, u),
+    "GatherElements": lambda a, x, i: x.gather(a.get("axis", 0), i),
+    "GatherND": lambda a, x, i: x[tuple(i.movedim(-1, 0))],
+    "Split": lambda a, x, sizes=None: x.split([int(n) for n in sizes], a.get("axis", 0)),
+    "LessOrEqual": lambda a, x, y: x <= y,
+    "GreaterOrEqual": lambda a, x, y: x >= y,
+    "ConstantOfShape": lambda a, shape: torch.full([int(n) for n in shape], float(numpy_helper.to_array(a["value"])[0]), dtype=torch.float64),
     "Pow": lambda a, x, y: x**y,
     "Abs": lambda a, x: x.abs(),
     "Sign": lambda a, x: x.sign(),
@@ -168,7 +206,10 @@ def objective(path, feeds):
         if node.op_type not in OPS:
             raise SystemExit(f"{node.name}: {node.op_type} is not written with torch here")
         inputs = [values[name] if name else None for name in node.input]
-        made = OPS[node.op_type](attributes, *inputs)
+        try:
+            made = OPS[node.op_type](attributes, *inputs)
+        except RuntimeError as error:
+            raise SystemExit(f"{node.name}: {error}")
         values.update(zip(node.output, made if isinstance(made, tuple) else (made,)))
     return values
 
@@ -186,35 +227,99 @@ def random_feeds(session, rng, batch, classes):
     return feeds
 
 
+# Model of the fixtures, layer, estimator: every head class, and every way to kappa.
+ALL = [
+    ("mlp/model", "fc", "exact"), ("mlp/model", "fc1", "exact"), ("mlp/model", "fc1", "hutchinson"),
+    ("lenet/model", "fc2", "exact"), ("lenet/model", "conv2", "exact"), ("lenet/model", "conv2", "hutchinson"),
+    ("resnet/model", "neck", "exact"), ("tokens/model", "encoder.out", "exact"), ("bert/model", "classifier", "exact"),
+    ("flatness/tanh", "fc1", "exact"), ("flatness/tanh", "fc1", "gauss-newton"), ("flatness/gelu-layer-norm", "fc1", "exact"),
+    ("flatness/conv2d", "conv1", "exact"), ("flatness/conv2d-smooth", "conv2", "exact"), ("flatness/transposed2d", "first", "exact"),
+    ("flatness/attention", "qkv", "exact"), ("flatness/attention", "qkv", "hutchinson"), ("flatness/tied-smooth", "tied", "exact"),
+    ("flatness/einsum", "weight", "exact"), ("flatness/segmentation", "mix", "exact"),
+]
+
+
+def by_torch(artifact, manifest, feeds):
+    graphs, named = manifest["graphs"], manifest["graphs"]["gradient"]["gradients"]
+    variables = {k: tensor(v) for k, v in feeds.items()}
+    wanted = [variables[name].requires_grad_() for name in named]
+    values = objective(artifact / graphs["evaluate"]["path"], variables)
+    found = torch.autograd.grad(values[graphs["evaluate"]["objective"]], wanted, allow_unused=True)
+    return {name: None if g is None else g.numpy() for name, g in zip(named, found)}
+
+
+def by_onnx_ad(artifact, manifest, feeds):
+    from onnx_ad import reverse
+
+    graphs, named = manifest["graphs"], manifest["graphs"]["gradient"]["gradients"]
+    output = graphs["evaluate"]["objective"]
+    model = onnx.load(artifact / graphs["evaluate"]["path"])
+    for port in model.graph.input:  # shapes as they are fed
+        for dim, size in zip(port.type.tensor_type.shape.dim, feeds[port.name].shape if port.name in feeds else ()):
+            dim.dim_value = size
+    adjoint = reverse(onnx.shape_inference.infer_shapes(model, data_prop=True), inputs=list(named), outputs=[output], layout="onnx")
+    session = onnxruntime.InferenceSession(adjoint.SerializeToString(), quiet(), providers=["CPUExecutionProvider"])
+    taken = {port.name for port in session.get_inputs()}
+    given = {k: v for k, v in feeds.items() if k in taken} | {f"adj_{output}": np.ones(1, np.float32)}
+    found = session.run([f"adj_{name}" for name in named], given)
+    return {name: g[..., 0] for name, g in zip(named, found)}
+
+
+def quiet():
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return options
+
+
+def compare(artifact, peer, batch, classes):
+    """The largest difference of a parameter's gradient, relative; and the parameters."""
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    graph, rng = manifest["graphs"]["gradient"], np.random.default_rng(0)
+    session = onnxruntime.InferenceSession(artifact / graph["path"], quiet(), providers=["CPUExecutionProvider"])
+    feeds = random_feeds(session, rng, batch, classes)
+    feeds.update({k: v for k, v in load_file(artifact / "parameters.safetensors").items() if k in feeds})
+    named = graph["gradients"]
+    ours = dict(zip(named, session.run(list(named.values()), feeds)))
+    theirs = peer(artifact, manifest, feeds)
+    whole = sum(float(np.square(g, dtype=np.float64).sum()) for g in theirs.values() if g is not None) ** 0.5
+    off = lambda a, b: np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-2 * whole)
+    return max(float(off(ours[n], np.zeros(ours[n].shape) if g is None else g)) for n, g in theirs.items()), len(named)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artifact", type=pathlib.Path)
+    parser.add_argument("artifacts", type=pathlib.Path, nargs="*")
+    parser.add_argument("--all", action="store_true", help="inject the fixtures")
+    root = pathlib.Path(__file__).resolve().parents[1]
+    parser.add_argument("--binary", default=root / "target/release/fam-onnx")
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--classes", type=int, default=3)
     args = parser.parse_args()
-    manifest = json.loads((args.artifact / "manifest.json").read_text())
-    graphs, rng = manifest["graphs"], np.random.default_rng(0)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(args.artifact / graphs["gradient"]["path"], options, providers=["CPUExecutionProvider"])
-    feeds = random_feeds(session, rng, args.batch, args.classes)
-    stored = load_file(args.artifact / "parameters.safetensors")
-    feeds.update({k: v for k, v in stored.items() if k in feeds})
-    named = graphs["gradient"]["gradients"]
-    ours = dict(zip(named, session.run(list(named.values()), feeds)))
-
-    variables = {k: tensor(v) for k, v in feeds.items()}
-    wanted = [variables[name].requires_grad_() for name in named]
-    values = objective(args.artifact / graphs["evaluate"]["path"], variables)
-    theirs = torch.autograd.grad(values[graphs["evaluate"]["objective"]], wanted, allow_unused=True)
-    whole = sum(float(g.square().sum()) for g in theirs if g is not None) ** 0.5
-    worst = 0.0
-    for name, gradient in zip(named, theirs):
-        gradient = np.zeros(ours[name].shape) if gradient is None else gradient.numpy()
-        off = np.linalg.norm(ours[name] - gradient) / max(np.linalg.norm(gradient), 1e-2 * whole)
-        worst = max(worst, float(off))
-        print(f"{name}: off by {off:.1e}")
-    sys.exit(worst > 1e-4)
+    peers = {"torch": by_torch}
+    if importlib.util.find_spec("onnx_ad"):
+        peers["onnx-ad"] = by_onnx_ad
+    print(f"| artifact | parameters | {' | '.join(peers)} |\n|{'---|' * (2 + len(peers))}")
+    with tempfile.TemporaryDirectory() as folder:
+        artifacts = [(str(path), path) for path in args.artifacts]
+        for model, layer, estimator in ALL if args.all else ():
+            path = pathlib.Path(folder) / f"{len(artifacts)}.fam"
+            file = root / "fixtures" / f"{model}.onnx"
+            subprocess.run([args.binary, "inject", file, "--layer", layer, "--lambda", "0.1", "--estimator", estimator, "-o", path, "-q"],
+                           check=True, stdout=subprocess.DEVNULL)
+            artifacts.append((f"{model.removesuffix('/model')} `{layer}`, {estimator}", path))
+        failed = False
+        for name, path in artifacts:
+            cells = []
+            for peer in peers.values():
+                try:
+                    off, parameters = compare(path, peer, args.batch, args.classes)
+                    cells.append(f"{off:.0e}")
+                    failed |= not off <= 1e-4
+                except (Exception, SystemExit) as error:
+                    failed |= peer is by_torch
+                    cells.append(f"{type(error).__name__}: {str(error).splitlines()[0][:90]}")
+            print(f"| {name} | {parameters} | {' | '.join(cells)} |", flush=True)
+    sys.exit(failed)
 
 
 main()

@@ -454,15 +454,15 @@ fn inspect_of_an_mlp() {
         Cost of κ and its gradient
         layer  estimator        FLOPs   memory  plain steps  how
         ─────  ────────────  ────────  ───────  ───────────  ─────────────────────────────────────────
-        fc1    exact           1.28 M  2.47 MB         3.26  closed form, 5 reverse passes of the head
-        fc1    gauss-newton    1.28 M  2.47 MB         3.26  closed form, 5 reverse passes of the head
-        fc1    hutchinson    201.22 k  2.06 MB         2.02  per-sample probes
-        fc2    exact         524.54 k  2.24 MB         2.41  closed form, 5 reverse passes of the head
-        fc2    gauss-newton  524.54 k  2.24 MB         2.41  closed form, 5 reverse passes of the head
-        fc2    hutchinson     87.30 k  2.05 MB         1.80  per-sample probes
-        fc     exact          20.81 k  2.05 MB         1.68  closed form
-        fc     gauss-newton   20.81 k  2.05 MB         1.68  closed form
-        fc     hutchinson     24.77 k  2.05 MB         1.62  per-sample probes
+        fc1    exact           1.28 M  2.55 MB         3.26  closed form, 5 reverse passes of the head
+        fc1    gauss-newton    1.28 M  2.55 MB         3.26  closed form, 5 reverse passes of the head
+        fc1    hutchinson    201.22 k  2.10 MB         2.02  per-sample probes
+        fc2    exact         524.54 k  2.28 MB         2.41  closed form, 5 reverse passes of the head
+        fc2    gauss-newton  524.54 k  2.28 MB         2.41  closed form, 5 reverse passes of the head
+        fc2    hutchinson     87.30 k  2.08 MB         1.80  per-sample probes
+        fc     exact          20.81 k  2.07 MB         1.68  closed form
+        fc     gauss-newton   20.81 k  2.07 MB         1.68  closed form
+        fc     hutchinson     24.77 k  2.06 MB         1.62  per-sample probes
 
         Operators
         operator  nodes  derivative
@@ -506,15 +506,15 @@ fn inspect_of_an_mlp() {
             Cost of κ and its gradient
             layer  estimator        FLOPs    memory  plain steps  how
             ─────  ────────────  ────────  ────────  ───────────  ─────────────────────────────────────────
-            conv1  exact          44.26 M  36.19 MB        42.29  by definition, 36 second derivatives
-            conv1  gauss-newton    4.93 M   4.99 MB         6.34  closed form, 5 reverse passes of the head
-            conv1  hutchinson      1.23 M   2.60 MB         2.95  full probes
-            conv2  exact          49.20 M  47.49 MB        35.95  by definition, 96 second derivatives
-            conv2  gauss-newton    4.40 M   4.06 MB         4.29  closed form, 5 reverse passes of the head
-            conv2  hutchinson    520.91 k   2.45 MB         2.08  full probes
-            fc     exact          18.67 k   2.45 MB         1.31  closed form
-            fc     gauss-newton   18.67 k   2.45 MB         1.31  closed form
-            fc     hutchinson     18.11 k   2.45 MB         1.29  per-sample probes
+            conv1  exact          44.26 M  42.17 MB        42.29  by definition, 36 second derivatives
+            conv1  gauss-newton    4.93 M   5.51 MB         6.34  closed form, 5 reverse passes of the head
+            conv1  hutchinson      1.23 M   2.93 MB         2.95  full probes
+            conv2  exact          49.20 M  55.45 MB        35.95  by definition, 96 second derivatives
+            conv2  gauss-newton    4.40 M   4.42 MB         4.29  closed form, 5 reverse passes of the head
+            conv2  hutchinson    520.91 k   2.69 MB         2.08  full probes
+            fc     exact          18.67 k   2.46 MB         1.31  closed form
+            fc     gauss-newton   18.67 k   2.46 MB         1.31  closed form
+            fc     hutchinson     18.11 k   2.46 MB         1.29  per-sample probes
 
             Operators
             operator    nodes  derivative

@@ -273,21 +273,17 @@ impl Surveyed {
         self.memory.map(|(live, outputs)| cost::memory::with_live(live, outputs))
     }
 
-    /// The same with κ of the layer at that cost. Its gradient in the weight is one more of the weight's size, and of the
-    /// tensors that it makes a part is there at once.
+    /// The same with κ of the layer at that cost. Its gradient in the weight is one more of the weight's size; of the
+    /// tensors that κ makes a fifth is there at the peak of the plain step, and about half where they make the peak: many
+    /// passes, which stand beside each other.
     pub fn memory(&self, layer: &Layer, estimator: Estimator, cost: &Cost) -> Option<f64> {
         let (live, outputs) = self.memory?;
         let weight = 4.0 * (layer.d * layer.m) as f64;
-        Some(cost::memory::with_live((live + weight).max(at_once(estimator) * cost.held), outputs))
-    }
-}
-
-/// The part of all tensors that κ and its gradient make that is in memory at once: what stands beside each other for many
-/// passes is needed together, what one pass makes goes with it.
-fn at_once(estimator: Estimator) -> f64 {
-    match estimator {
-        Estimator::Exact | Estimator::GaussNewton => 0.4,
-        Estimator::Hutchinson => 0.25,
+        let beside = match estimator {
+            Estimator::Exact | Estimator::GaussNewton => 0.47 * cost.held,
+            Estimator::Hutchinson => 0.0,
+        };
+        Some(cost::memory::with_live((live + weight + 0.2 * cost.held).max(beside), outputs))
     }
 }
 
