@@ -2,6 +2,7 @@
 //! happens in the graphs.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
@@ -9,6 +10,7 @@ use std::{
 use half::{bf16, f16};
 
 pub use crate::ir::DType;
+use crate::ir::small;
 
 #[cfg(target_endian = "big")]
 compile_error!("tensors are kept in the byte order of safetensors and ONNX, which is little-endian");
@@ -48,7 +50,7 @@ impl Tensor {
         if dtype == DType::Str {
             return Err(Error::Strings);
         }
-        let expected = elements(&shape).saturating_mul(dtype.size());
+        let expected = dtype.bytes(elements(&shape)).unwrap_or(usize::MAX);
         if data.len() != expected {
             return Err(Error::Size { dtype, shape, expected, found: data.len() });
         }
@@ -57,7 +59,7 @@ impl Tensor {
 
     /// A tensor of zeros.
     pub fn zeros(dtype: DType, shape: Vec<usize>) -> Tensor {
-        let data = vec![0; elements(&shape) * dtype.size()];
+        let data = vec![0; dtype.bytes(elements(&shape)).unwrap_or(usize::MAX)];
         Tensor { dtype, shape, data }
     }
 
@@ -105,12 +107,20 @@ impl Tensor {
 
     /// Every element as f64, in order. Integers beyond 2^53 round.
     pub fn iter_f64(&self) -> impl Iterator<Item = f64> + '_ {
-        self.data.chunks_exact(self.dtype.size().max(1)).map(|bytes| element_f64(self.dtype, bytes))
+        (0..self.len()).map(|k| element_f64(self.dtype, self.element(k).as_ref()))
     }
 
     /// Every element of an integer or bool tensor as i64, in order; floats truncate. Values beyond i64 saturate.
     pub fn iter_i64(&self) -> impl Iterator<Item = i64> + '_ {
-        self.data.chunks_exact(self.dtype.size().max(1)).map(|bytes| element_i64(self.dtype, bytes))
+        (0..self.len()).map(|k| element_i64(self.dtype, self.element(k).as_ref()))
+    }
+
+    /// The bytes of an element; of one that is packed, a byte that holds its bits alone.
+    fn element(&self, k: usize) -> Cow<'_, [u8]> {
+        match self.dtype.size() {
+            0 => vec![small::code(self.dtype, &self.data, k)].into(),
+            size => self.data[k * size..(k + 1) * size].into(),
+        }
     }
 
     /// The first NaN or infinity of a float tensor.
@@ -138,6 +148,7 @@ pub fn element_f64(dtype: DType, bytes: &[u8]) -> f64 {
         DType::F32 => f32::from_le_bytes(take(bytes)).into(),
         DType::F64 => f64::from_le_bytes(take(bytes)),
         DType::U64 => u64::from_le_bytes(take(bytes)) as f64,
+        dtype if dtype.is_small_float() => small::decode(dtype, bytes[0]),
         _ => element_i64(dtype, bytes) as f64,
     }
 }
@@ -156,6 +167,7 @@ pub fn element_i64(dtype: DType, bytes: &[u8]) -> i64 {
         DType::Bool => (bytes[0] != 0).into(),
         DType::Str => 0,
         DType::F16 | DType::BF16 | DType::F32 | DType::F64 => element_f64(dtype, bytes) as i64,
+        _ => small::decode(dtype, bytes[0]) as i64,
     }
 }
 

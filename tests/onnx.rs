@@ -572,15 +572,15 @@ fn faults_of_constants() {
               tensor "empty" is int64[2], that is 2 elements, but holds 0
               tensor "negative" has the negative dimension -1
               tensor "huge" has the shape [9223372036854775807, 9223372036854775807], more elements than memory can hold
-              "float8" has type float8e4m3fn; only tensors of float, double, float16, bfloat16, (u)int8 to (u)int64, bool and string are supported
+              tensor "float8" is float8e4m3fn[1], that is 1 elements, but holds 0
               a string of tensor "bytes" is not UTF-8
               tensor "strings" is string[1], that is 1 strings, but holds 0
-              "segment" has type a segment of a tensor; only tensors of float, double, float16, bfloat16, (u)int8 to (u)int64, bool and string are supported
+              "segment" has type a segment of a tensor; only tensors of floats of 4 to 64 bits, (u)int2 to (u)int64, bool and string are supported
               sparse tensor "sparse": index 0 lies outside of [3]
               attribute "graphs" of node "Relu_y" (Relu) is of kind GRAPHS, which is not supported
               attribute "no_graph" of node "Relu_y" (Relu) is of kind GRAPH or TENSOR without a value, which is not supported
               the Constant node "Constant_nothing" has no value
-              "list" has type sequence; only tensors of float, double, float16, bfloat16, (u)int8 to (u)int64, bool and string are supported"#]],
+              "list" has type sequence; only tensors of floats of 4 to 64 bits, (u)int2 to (u)int64, bool and string are supported"#]],
     );
 }
 

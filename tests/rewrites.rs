@@ -244,3 +244,20 @@ fn a_sum_drops_axes_of_size_one_itself() {
         assert_eq!(left_of(&graph, &[("x", &[2, 3, 1], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])]), left);
     }
 }
+
+/// A rule that says what its operator is in terms of others reads its input; a rewrite may read what that is made of.
+#[test]
+fn a_tangent_is_found_behind_an_operand_that_a_rewrite_looks_through() {
+    let b = Builder::new();
+    let x = b.input("x", float(&[2].map(Dim::Fixed)), None);
+    let negated = import(&b, "Neg", &[x], Attrs::new());
+    let (scale, zero) = (b.scalar(DType::F32, 0.5), b.constant(Tensor::scalar(DType::U8, 9.0)));
+    let rounded = import(&b, "QuantizeLinear", &[negated, scale, zero], Attrs::new());
+    b.output(import(&b, "DequantizeLinear", &[rounded, scale, zero], Attrs::new()), "y");
+    let model = fam_onnx::ir::Model { graph: b.finish().expect("a sound graph"), opset: 17, ..Default::default() };
+    let gradient = fam_onnx::ad::grad_model(&model, "y", &["x".into()]).expect("rules").model.graph;
+    let two = |a: f64, b: f64| Array::from_vec(DType::F32, &[2], vec![a, b]).expect("two values");
+    let feeds = HashMap::from([("x".into(), two(1.0, -2.0)), ("y.cotangent".into(), two(3.0, 5.0))]);
+    let found = evaluate(&gradient, &feeds).expect("a graph that runs");
+    assert_eq!(found[&gradient.find("x.grad").expect("an output")], two(-3.0, -5.0));
+}

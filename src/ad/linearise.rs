@@ -2,7 +2,7 @@
 
 use super::{Kind, Tan, TanNode, Tape};
 use crate::error::{Error, Result, Unsupported};
-use crate::ir::{Builder, Dim, Node, Val, ValueId, same_or_one};
+use crate::ir::{Dim, Node, Val, ValueId, same_or_one};
 use crate::linear::Cotangent;
 use crate::ops::{self, Cx, Tangent};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -33,7 +33,7 @@ pub fn linearise<'g>(tape: &'g Tape<'g>, of: &[Val<'g>], wrt: &[Val<'g>]) -> Res
     let mut walk = Walk { tape, tangents: HashMap::new(), variables: wrt_ids.into_iter().collect() };
     for (k, &value) in wrt.iter().enumerate() {
         if value.dtype().is_float() {
-            walk.tangents.insert(value.id(), tape.source(k, value));
+            walk.note(value.id(), tape.source(k, value));
         }
     }
     let scope = b.current_scope();
@@ -49,10 +49,11 @@ pub fn linearise<'g>(tape: &'g Tape<'g>, of: &[Val<'g>], wrt: &[Val<'g>]) -> Res
     Ok(Linearised { tape, of, sources: wrt.len(), places })
 }
 
-/// The tangent of `of` from those of the values it is computed from. What it reads besides has no tangent.
-pub(crate) fn tangent_of<'g>(tape: &'g Tape<'g>, of: Val<'g>, known: HashMap<ValueId, Tan<'g>>) -> Tan<'g> {
+/// The tangent of `of` from those of the values it is computed from. What it reads besides has no tangent, but for what
+/// rewrites found behind these values.
+pub(crate) fn tangent_of<'g>(tape: &'g Tape<'g>, of: Val<'g>, mut known: HashMap<ValueId, Tan<'g>>) -> Tan<'g> {
     let b = tape.builder;
-    let path = between(b, of.id(), &known);
+    let path = between(tape, of.id(), &mut known);
     let mut walk = Walk { tape, variables: known.keys().copied().collect(), tangents: known };
     let scopes = (b.current_scope(), tape.scope());
     path.iter().for_each(|node| walk.node(node));
@@ -61,12 +62,17 @@ pub(crate) fn tangent_of<'g>(tape: &'g Tape<'g>, of: Val<'g>, known: HashMap<Val
     walk.tangents.get(&of.id()).copied().unwrap_or(tape.zero())
 }
 
-/// The nodes between `known` values and `of`, in order, as far as reals go: integers carry no tangents.
-fn between(b: &Builder, of: ValueId, known: &HashMap<ValueId, Tan>) -> Vec<Node> {
-    b.read(|g| {
+/// The nodes between `known` values and `of`, in order, as far as reals go: integers carry no tangents. Values met whose
+/// tangents the tape has become known.
+fn between<'g>(tape: &Tape<'g>, of: ValueId, known: &mut HashMap<ValueId, Tan<'g>>) -> Vec<Node> {
+    tape.builder.read(|g| {
         let (mut seen, mut nodes, mut next) = (HashSet::new(), BTreeSet::new(), vec![of]);
         while let Some(id) = next.pop() {
             if known.contains_key(&id) || !seen.insert(id) || !g.value(id).fact.dtype.is_float() {
+                continue;
+            }
+            if let Some(tangent) = tape.known(id) {
+                known.insert(id, tangent);
                 continue;
             }
             if let Some(producer) = g.value(id).producer
@@ -124,9 +130,14 @@ impl<'g> Walk<'g> {
                 return self.block(node, "it multiplies integers that stand for rounded numbers");
             }
             if !t.is_zero() {
-                self.tangents.insert(out.id(), t.expand(&out.shape()));
+                self.note(out.id(), t.expand(&out.shape()));
             }
         }
+    }
+
+    fn note(&mut self, value: ValueId, tangent: Tan<'g>) {
+        self.tangents.insert(value, tangent);
+        self.tape.note(value, tangent);
     }
 
     /// Whether a node's integers stand for rounded numbers: it rounds, or what it reads does and carries a tangent.

@@ -2,9 +2,10 @@
 
 use crate::control::Joint;
 use crate::error::Unsupported;
-use crate::ir::{Builder, DType, Dim, Val};
+use crate::ir::{Builder, DType, Dim, Val, ValueId};
 use crate::linear::{AveragePool, ConvGeometry, Linear};
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 use std::rc::Rc;
 
@@ -12,6 +13,8 @@ use std::rc::Rc;
 pub struct Tape<'g> {
     pub builder: &'g Builder,
     nodes: RefCell<Vec<TanNode<'g>>>,
+    /// The tangents of values, as far as they are known.
+    known: RefCell<HashMap<ValueId, Tan<'g>>>,
     scope: RefCell<String>,
     blocked: RefCell<Vec<Unsupported>>,
 }
@@ -53,7 +56,13 @@ pub struct Tan<'g> {
 
 impl<'g> Tape<'g> {
     pub fn new(builder: &'g Builder) -> Tape<'g> {
-        Tape { builder, nodes: RefCell::default(), scope: RefCell::default(), blocked: RefCell::default() }
+        Tape {
+            builder,
+            nodes: RefCell::default(),
+            known: RefCell::default(),
+            scope: RefCell::default(),
+            blocked: RefCell::default(),
+        }
     }
 
     pub fn zero(&'g self) -> Tan<'g> {
@@ -73,6 +82,14 @@ impl<'g> Tape<'g> {
             _ => self.zero(),
         };
         outputs.iter().enumerate().map(part).collect()
+    }
+
+    pub(super) fn note(&self, value: ValueId, tangent: Tan<'g>) {
+        self.known.borrow_mut().insert(value, tangent);
+    }
+
+    pub(super) fn known(&self, value: ValueId) -> Option<Tan<'g>> {
+        self.known.borrow().get(&value).copied()
     }
 
     pub(super) fn set_scope(&self, scope: &str) {

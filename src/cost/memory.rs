@@ -37,7 +37,7 @@ pub fn outputs(graph: &Graph) -> f64 {
 
 fn bytes(fact: &Fact) -> f64 {
     let elements: f64 = fact.shape.iter().flatten().map(|dim| dim.evaluate(&|_| ASSUMED_BATCH) as f64).product();
-    elements * fact.dtype.size() as f64
+    elements * fact.dtype.bits() as f64 / 8.0
 }
 
 /// Operators whose result ONNX Runtime lets stand where an operand of its size stood that nothing reads any more.

@@ -10,6 +10,7 @@ mod dtype;
 mod fact;
 mod graph;
 mod shape;
+pub(crate) mod small;
 mod tensor;
 mod val;
 mod verify;

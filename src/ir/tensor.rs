@@ -1,6 +1,6 @@
 //! Constant data: dtype, shape and little-endian bytes, owned or memory-mapped.
 
-use super::DType;
+use super::{DType, small};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use std::hash::{Hash, Hasher};
@@ -34,7 +34,7 @@ impl std::ops::Deref for Bytes {
 pub struct Tensor {
     pub dtype: DType,
     pub shape: Vec<usize>,
-    /// Little-endian, row-major; empty for strings.
+    /// Little-endian, row-major, elements of fewer bits packed; empty for strings.
     pub bytes: Bytes,
     /// The elements of a string tensor.
     pub strings: Vec<String>,
@@ -51,6 +51,10 @@ impl Tensor {
 
     /// Elements rounded (floats), truncated (integers) or compared with 0 (bool).
     pub fn from_f64(dtype: DType, shape: &[usize], values: impl IntoIterator<Item = f64>) -> Tensor {
+        if dtype.is_small_float() || (1..8).contains(&dtype.bits()) {
+            let codes: Vec<u8> = values.into_iter().map(|v| small::encode(dtype, v)).collect();
+            return Tensor::from_bytes(dtype, shape.to_vec(), small::pack(dtype, &codes));
+        }
         let mut bytes = Vec::new();
         for v in values {
             match dtype {
@@ -67,7 +71,7 @@ impl Tensor {
                 DType::U32 => bytes.extend((v as u32).to_le_bytes()),
                 DType::U64 => bytes.extend((v as u64).to_le_bytes()),
                 DType::Bool => bytes.push(u8::from(v != 0.0)),
-                DType::Str => {}
+                _ => {}
             }
         }
         Tensor::from_bytes(dtype, shape.to_vec(), bytes)
@@ -104,6 +108,7 @@ impl Tensor {
             DType::U32 => read(b, |c| f64::from(u32::from_le_bytes(c))),
             DType::U64 => read(b, |c| u64::from_le_bytes(c) as f64),
             DType::Str => Vec::new(),
+            dtype => (0..self.len()).map(|k| small::decode(dtype, small::code(dtype, b, k))).collect(),
         }
     }
 

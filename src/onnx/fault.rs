@@ -87,7 +87,7 @@ pub enum ExternalFault {
     Length { found: u64, expected: u64 },
 }
 
-const DTYPES: &str = "float, double, float16, bfloat16, (u)int8 to (u)int64, bool and string";
+const DTYPES: &str = "floats of 4 to 64 bits, (u)int2 to (u)int64, bool and string";
 
 fn chain(names: &[String]) -> String {
     names.iter().map(|n| format!("{n:?}")).collect::<Vec<_>>().join(" -> ")

@@ -23,6 +23,22 @@ const INTRODUCED: &[(i64, &[&str])] = &[
     (26, &["BitCast", "CumProd"]),
 ];
 
+/// Operators that take elements of eight bits or fewer.
+const SMALL: &[&str] = &[
+    "Cast",
+    "CastLike",
+    "DequantizeLinear",
+    "Flatten",
+    "Identity",
+    "Pad",
+    "Reshape",
+    "Shape",
+    "Size",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+];
+
 /// Element types of the first input that an operator takes only from some opset after 13 on.
 const TYPES: &[(i64, &[DType], &[&str])] = {
     use DType::*;
@@ -43,6 +59,11 @@ const TYPES: &[(i64, &[DType], &[&str])] = {
         (22, &[BF16], &["Elu", "HardSigmoid", "InstanceNormalization", "LpNormalization", "Multinomial", "Selu"]),
         (22, &[BF16], &["NegativeLogLikelihoodLoss", "RandomNormalLike", "RandomUniformLike", "Softplus"]),
         (22, &[BF16], &["Softsign", "ThresholdedRelu", "Bernoulli", "DeformConv", "HardSwish", "Mish", "GridSample"]),
+        (19, &[E4M3FN, E4M3FNUZ, E5M2, E5M2FNUZ], SMALL),
+        (21, &[U4, I4], SMALL),
+        (23, &[F4E2M1], SMALL),
+        (24, &[E8M0], SMALL),
+        (25, &[U2, I2], SMALL),
         (24, &[BF16], &["TopK", "SplitToSequence"]),
         (27, &[F16, BF16], &["Range"]),
     ]
@@ -74,6 +95,11 @@ fn form(g: &Graph, inputs: &HashSet<ValueId>, n: &Node) -> i64 {
     let known = |i: usize| n.input(i).is_none_or(|id| known_ints(g, inputs, id).is_some());
     let any = |rows: &[(bool, i64)]| rows.iter().filter(|row| row.0).map(|row| row.1).max().unwrap_or(LOWEST);
     match n.op.as_str() {
+        "Cast" => {
+            let to = i32::try_from(int("to")).ok().and_then(DType::from_code);
+            let small = TYPES.iter().filter(|row| to.is_some_and(|to| row.1.contains(&to)) && row.2 == SMALL);
+            small.map(|row| row.0).max().unwrap_or(LOWEST)
+        }
         "Reshape" => any(&[(has("allowzero"), 14)]),
         "BatchNormalization" => any(&[(int("training_mode") != 0, 14)]),
         "LSTM" | "GRU" | "RNN" => any(&[(int("layout") != 0, 14)]),
@@ -96,12 +122,15 @@ fn form(g: &Graph, inputs: &HashSet<ValueId>, n: &Node) -> i64 {
         }
         "Attention" => any(&[(n.input(6).is_some(), 24), (has("left_window_size") || has("right_window_size"), 25)]),
         "QuantizeLinear" => {
-            let wide = n.input(2).is_some_and(|id| matches!(g.value(id).fact.dtype, DType::I16 | DType::U16));
+            let zero = n.input(2).map(|id| g.value(id).fact.dtype);
+            let wide = zero.is_some_and(|dtype| matches!(dtype, DType::I16 | DType::U16));
+            let small = TYPES.iter().filter(|row| zero.is_some_and(|zero| row.1.contains(&zero)) && row.2 == SMALL);
             any(&[
                 (has("saturate"), 19),
                 (has("block_size") || has("output_dtype") || wide, 21),
                 (has("precision"), 23),
             ])
+            .max(small.map(|row| row.0).max().unwrap_or(LOWEST))
         }
         "DequantizeLinear" => {
             let half = n.input(1).is_some_and(|id| matches!(g.value(id).fact.dtype, DType::F16 | DType::BF16));

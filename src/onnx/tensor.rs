@@ -46,7 +46,11 @@ pub(super) fn decode(proto: &TensorProto, name: &str, folder: &Folder) -> Result
         return Ok(Tensor { dtype, shape, bytes: Bytes::Owned(raw.into()), strings: Vec::new() });
     }
     let (found, bytes) = typed_data(proto, dtype);
-    check("elements", count, found)?;
+    match (1..8).contains(&dtype.bits()) {
+        // Several elements stand in one entry.
+        true => check("bytes", size, found)?,
+        false => check("elements", count, found)?,
+    }
     Ok(Tensor::from_bytes(dtype, shape, bytes))
 }
 
@@ -60,7 +64,7 @@ fn sizes(dims: &[i64], dtype: DType, name: &str) -> Result<(Vec<usize>, usize, u
     let shape = shape.ok_or_else(too_large)?;
     // A zero anywhere makes the product zero, whatever the other dimensions are; they must still multiply safely.
     let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).ok_or_else(too_large)?;
-    let size = count.checked_mul(dtype.size()).filter(|&n| isize::try_from(n).is_ok()).ok_or_else(too_large)?;
+    let size = dtype.bytes(count).filter(|&n| isize::try_from(n).is_ok()).ok_or_else(too_large)?;
     Ok((shape, count, size))
 }
 
@@ -78,9 +82,10 @@ fn typed_data(proto: &TensorProto, dtype: DType) -> (usize, Vec<u8>) {
         DType::I32 => bytes(&proto.int32_data, i32::to_le_bytes),
         // Half floats stand in the low bits.
         DType::I16 | DType::U16 | DType::F16 | DType::BF16 => bytes(&proto.int32_data, |v| (v as u16).to_le_bytes()),
-        DType::I8 | DType::U8 => bytes(&proto.int32_data, |v| [v as u8]),
         DType::Bool => bytes(&proto.int32_data, |v| [u8::from(v != 0)]),
         DType::Str => (0, Vec::new()),
+        // Of eight bits or fewer.
+        _ => bytes(&proto.int32_data, |v| [v as u8]),
     }
 }
 
@@ -93,7 +98,7 @@ pub(super) fn decode_sparse(proto: &SparseTensorProto, name: &str, folder: &Fold
     let values = decode(values, name, folder)?;
     let indices = decode(indices, name, folder)?;
     let (shape, count, size) = sizes(&proto.dims, values.dtype, name)?;
-    if size > DENSE_LIMIT || values.dtype == DType::Str {
+    if size > DENSE_LIMIT || values.dtype.size() == 0 {
         return Err(fault(format!("a dense {}{shape:?} is not made of it", values.dtype.onnx_name())));
     }
     let entries = values.len();

@@ -114,6 +114,7 @@ impl Printer {
             DType::F32 => data.to_f64().into_iter().map(|v| format!("{:?}", v as f32)).collect(),
             DType::F64 | DType::F16 | DType::BF16 => data.to_f64().into_iter().map(|v| format!("{v:?}")).collect(),
             DType::U64 => data.bytes.as_chunks::<8>().0.iter().map(|c| u64::from_le_bytes(*c).to_string()).collect(),
+            dtype if dtype.is_small_float() => data.to_f64().into_iter().map(|v| format!("{v:?}")).collect(),
             _ => data.to_i64().unwrap_or_default().iter().map(i64::to_string).collect(),
         };
         format!("{{{}}}", elements.join(", "))

@@ -12,16 +12,6 @@ pub(super) fn type_name(code: i32) -> String {
         0 => "undefined",
         14 => "complex64",
         15 => "complex128",
-        17 => "float8e4m3fn",
-        18 => "float8e4m3fnuz",
-        19 => "float8e5m2",
-        20 => "float8e5m2fnuz",
-        21 => "uint4",
-        22 => "int4",
-        23 => "float4e2m1",
-        24 => "float8e8m0",
-        25 => "uint2",
-        26 => "int2",
         _ => return DType::from_code(code).map_or(format!("element type {code}"), |d| d.onnx_name().to_string()),
     };
     other.to_string()

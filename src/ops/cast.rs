@@ -2,7 +2,7 @@
 
 use super::{Array, Case, Cx, EvalCx, FactCx, Fault, Op, Tangent};
 use crate::ad::Tan;
-use crate::ir::{Attrs, DType, Dim, Fact};
+use crate::ir::{Attrs, DType, Dim, Fact, small};
 
 /// y = x in another type    dy = dx in that type, zero if it is no float
 fn cast<'g>(c: &Cx<'g>) -> Tan<'g> {
@@ -34,14 +34,20 @@ fn typed(c: &FactCx, to: DType) -> Result<Vec<Fact>, Fault> {
     Ok(vec![Fact { dtype: to, shape: x.shape.clone(), ints: None }.with_ints(ints)])
 }
 
-/// Floats stay in double precision; towards integers they are cut, and wrap as numpy's do.
-fn converted(x: &Array, to: DType) -> Result<Vec<Array>, Fault> {
+/// Floats stay in double precision, small ones become the nearest that there is; towards integers they are cut, and wrap
+/// as numpy's do.
+fn converted(x: &Array, to: DType, saturate: bool) -> Result<Vec<Array>, Fault> {
     if to == DType::Str || x.dtype == DType::Str {
         return Err(Fault::Unsupported { what: "strings are not converted here".into() });
     }
     let wrapped = |v: f64, bits: i32| v.trunc().rem_euclid(2f64.powi(bits));
     let one = |v: f64| match to {
         DType::Bool => f64::from(u8::from(v != 0.0)),
+        to if to.is_small_float() => small::rounded(to, v, saturate),
+        DType::U4 => wrapped(v, 4),
+        DType::U2 => wrapped(v, 2),
+        DType::I4 => wrapped(v + 8.0, 4) - 8.0,
+        DType::I2 => wrapped(v + 2.0, 2) - 2.0,
         DType::U8 => wrapped(v, 8),
         DType::U16 => wrapped(v, 16),
         DType::U32 => wrapped(v, 32),
@@ -53,11 +59,15 @@ fn converted(x: &Array, to: DType) -> Result<Vec<Array>, Fault> {
     Ok(vec![Array::new(to, x.data.mapv(one))])
 }
 
+fn saturates(c: &EvalCx) -> bool {
+    c.attrs.int("saturate").unwrap_or(1) != 0
+}
+
 pub static CAST: Op = Op {
     name: "Cast",
     facts: |c| typed(c, target(c.attrs)?),
     tangent: Tangent::Rule(cast),
-    eval: |c| converted(c.input(0)?, target(c.attrs)?),
+    eval: |c| converted(c.input(0)?, target(c.attrs)?, saturates(c)),
     cases: || {
         let to = |dtype: DType| i64::from(dtype.code());
         vec![
@@ -67,6 +77,8 @@ pub static CAST: Op = Op {
             Case::new().distinct(&[3]).attr("to", to(DType::Bool)),
             Case::new().ints(&[3], &[-1, 300, 7]).attr("to", to(DType::U8)),
             Case::new().ints(&[3], &[-1, 300, 7]).attr("to", to(DType::F32)),
+            Case::new().distinct(&[3]).attr("to", to(DType::E4M3FN)),
+            Case::new().ints(&[3], &[-1, 30, 7]).attr("to", to(DType::I4)),
         ]
     },
 };
@@ -75,7 +87,7 @@ pub static CAST_LIKE: Op = Op {
     name: "CastLike",
     facts: |c| typed(c, c.dtype(1)?),
     tangent: Tangent::Rule(cast),
-    eval: |c| converted(c.input(0)?, c.input(1)?.dtype),
+    eval: |c| converted(c.input(0)?, c.input(1)?.dtype, saturates(c)),
     cases: || {
         vec![
             Case::new().real(&[2, 3]).const_real(1.0),

@@ -6,12 +6,16 @@ use ndarray::Axis;
 
 /// y = running products of x, by doubling the length of the runs: without a division, so that zeros are no exception
 fn lowered<'g>(c: &Cx<'g>) -> Vec<Val<'g>> {
-    let (x, rank) = (c.x(0), c.x(0).rank() as i64);
-    let Some(&[axis]) = c.ints(1).as_deref() else {
-        c.blocked("its axis is known only at run time");
-        return vec![x];
-    };
-    let axis = if axis < 0 { axis + rank } else { axis };
+    let along = c.axes_meant(1, c.x(0).rank()).into_iter();
+    let y = along.fold(c.x(0), |other, (axis, meant)| {
+        let y = along_axis(c, axis);
+        meant.map_or(y, |meant| meant.select(y, other))
+    });
+    vec![y]
+}
+
+fn along_axis<'g>(c: &Cx<'g>, axis: i64) -> Val<'g> {
+    let x = c.x(0);
     let reverse = c.int("reverse", 0) != 0;
     let x = if c.int("exclusive", 0) != 0 { shifted(x, axis, 1, reverse) } else { x };
     match x.dim(axis) {
@@ -20,9 +24,9 @@ fn lowered<'g>(c: &Cx<'g>) -> Vec<Val<'g>> {
             for step in (0..63).map(|k| 1_i64 << k).take_while(|&step| step < n) {
                 y = y * shifted(y, axis, step, reverse);
             }
-            vec![y]
+            y
         }
-        _ => vec![by_rows(x, axis, reverse)],
+        _ => by_rows(x, axis, reverse),
     }
 }
 
@@ -79,6 +83,7 @@ pub static CUM_PROD: Op = Op {
             along(-2).attr("exclusive", 1),
             along(2).attr("reverse", 1),
             along(1).attr("exclusive", 1).attr("reverse", 1),
+            Case::new().real(&[2, 3, 2]).ints(&[], &[-2]).attr("exclusive", 1),
             Case::new().real(&[5]).const_ints(&[], &[0]),
             Case::new().real(&[3, 2]).const_ints(&[], &[0]).attr("exclusive", 1).attr("reverse", 1),
             Case::new().real(&[0, 2]).const_ints(&[], &[0]),

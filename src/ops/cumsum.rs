@@ -17,14 +17,11 @@ pub(super) fn facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
 
 /// y = running sums of x    dy = running sums of dx
 fn cumsum<'g>(c: &Cx<'g>) -> Tan<'g> {
-    let rank = c.x(0).rank() as i64;
-    match c.ints(1).as_deref() {
-        Some(&[axis]) => {
-            let axis = if axis < 0 { axis + rank } else { axis };
-            c.dx(0).cumsum(axis, c.int("exclusive", 0) != 0, c.int("reverse", 0) != 0)
-        }
-        _ => c.blocked("its axis is known only at run time"),
-    }
+    let (exclusive, reverse) = (c.int("exclusive", 0) != 0, c.int("reverse", 0) != 0);
+    c.axes_meant(1, c.x(0).rank()).into_iter().fold(c.zero(), |sum, (axis, meant)| {
+        let along = c.dx(0).cumsum(axis, exclusive, reverse);
+        sum + meant.map_or(along, |meant| along.mask(meant))
+    })
 }
 
 fn eval(c: &EvalCx) -> Result<Vec<Array>, Fault> {
@@ -58,6 +55,7 @@ pub static CUM_SUM: Op = Op {
             along(-2).attr("exclusive", 1),
             along(2).attr("reverse", 1),
             along(1).attr("exclusive", 1).attr("reverse", 1),
+            Case::new().real(&[2, 3, 2]).ints(&[], &[-2]).attr("exclusive", 1),
             Case::new().real(&[4]).const_ints(&[1], &[0]),
             Case::new().real(&[0, 2]).const_ints(&[], &[0]),
         ]

@@ -150,6 +150,20 @@ impl<'g> Cx<'g> {
         flat.gather(index, 0)
     }
 
+    /// The axes from the front that input `i` may mean among the first `count`: one without a condition, or all of them,
+    /// each where a run shows that it is meant.
+    pub fn axes_meant(&self, i: usize, count: usize) -> Vec<(i64, Option<Val<'g>>)> {
+        let rank = self.x(0).rank() as i64;
+        match self.ints(i).as_deref() {
+            Some(&[axis]) => vec![(if axis < 0 { axis + rank } else { axis }, None)],
+            _ => {
+                let axis = self.x(i).cast(DType::I64).reshape(&[]);
+                let is = |a: i64| axis.equal(axis.like(a as f64)).or(axis.equal(axis.like((a - rank) as f64)));
+                (0..count as i64).map(|a| (a, Some(is(a)))).collect()
+            }
+        }
+    }
+
     /// The elements of integer input `i`, dimensions included.
     pub fn dims(&self, i: usize) -> Option<Vec<Dim>> {
         let fact = self.b.val(self.node.input(i)?).fact();

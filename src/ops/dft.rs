@@ -36,6 +36,8 @@ fn facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
         (_, false) => Some(x.len() - 2),
     };
     match axis {
+        // Whatever the axis, its size stays.
+        None if !onesided && !c.has(1) => {}
         None => (0..x.len() - 1).for_each(|axis| shape[axis] = c.unknown(axis)),
         Some(axis) => {
             let length = match (c.ints(1), c.has(1)) {
@@ -67,15 +69,21 @@ fn resized<'g>(t: Tan<'g>, axis: usize, by: Dim) -> Tan<'g> {
 fn dft<'g>(c: &Cx<'g>) -> Tan<'g> {
     let (x, y) = (c.x(0), c.out(0));
     let rank = x.rank();
-    let axis = match (c.ints(2).as_deref(), c.has(2)) {
-        (Some(&[axis]), _) => axis,
-        (_, true) => return c.blocked("its axis is known only at run time"),
-        _ => -2,
-    };
-    let axis = (if axis < 0 { axis + rank as i64 } else { axis }) as usize;
     let (inverse, onesided) = (flag(c.attrs(), "inverse", 0), flag(c.attrs(), "onesided", 0));
     let complex = x.dim(-1) == Dim::Fixed(2);
     let t = if complex { c.dx(0) } else { resized(c.dx(0), rank - 1, Dim::Fixed(1)) };
+    let axes = if c.has(2) { c.axes_meant(2, rank - 1) } else { vec![(rank as i64 - 2, None)] };
+    let axis = match axes.as_slice() {
+        [(axis, None)] => *axis as usize,
+        _ if onesided || c.has(1) => return c.blocked("which axis changes its size is known only at run time"),
+        axes => {
+            let along = |(axis, meant): &(i64, Option<Val<'g>>)| {
+                let along = t.dft(*axis, inverse);
+                meant.map_or(along, |meant| along.mask(meant))
+            };
+            return axes.iter().map(along).fold(c.zero(), |sum, t| sum + t);
+        }
+    };
     let (from, to) = (x.dim(axis as i64), y.dim(axis as i64));
     if inverse && onesided {
         return one_side_inverse(c, t, axis, &from, &to);
@@ -171,6 +179,7 @@ pub static DFT: Op = Op {
             of(&[3, 4, 1]).ints(&[], &[6]).const_ints(&[], &[1]).attr("onesided", 1),
             of(&[3, 4, 2]).ints(&[], &[3]),
             of(&[3, 2]).absent().const_ints(&[], &[0]),
+            of(&[2, 3, 4, 2]).absent().ints(&[], &[-3]),
         ]
     },
 };

@@ -3,7 +3,7 @@
 
 use super::{Array, Case, Cx, EvalCx, FactCx, Fault, Op, Tangent};
 use crate::ad::Tan;
-use crate::ir::{Attrs, DType, Dim, Fact, Tensor, Val};
+use crate::ir::{Attrs, DType, Dim, Fact, Tensor, Val, small};
 use crate::lower::along;
 use ndarray::ArrayD;
 
@@ -15,6 +15,14 @@ pub(super) fn range(dtype: DType) -> Option<(f64, f64)> {
         DType::U16 => (0.0, 65535.0),
         DType::I16 => (-32768.0, 32767.0),
         DType::I32 => (f64::from(i32::MIN), f64::from(i32::MAX)),
+        DType::U4 | DType::I4 | DType::U2 | DType::I2 => {
+            let (low, high) = dtype.int_range()?;
+            (low as f64, high as f64)
+        }
+        dtype if dtype.is_small_float() && dtype != DType::E8M0 => {
+            let largest = small::rounded(dtype, f64::MAX, true);
+            (-largest, largest)
+        }
         _ => return None,
     })
 }
@@ -47,9 +55,9 @@ impl Layout {
     }
 }
 
-/// Input `i` (a scale or a zero point) as it stands beside the elements of input 0.
-fn beside<'g>(c: &Cx<'g>, i: usize) -> Val<'g> {
-    let (x, v) = (c.x(0), c.x(i));
+/// A scale or a zero point as it stands beside the elements of input 0.
+fn beside<'g>(c: &Cx<'g>, v: Val<'g>) -> Val<'g> {
+    let x = c.x(0);
     match Layout::of(c.attrs(), &v.shape(), x.rank()) {
         Ok(Layout::Axis(axis)) => along::lay(v, axis, x.rank()),
         Ok(Layout::Blocks(axis, size)) => {
@@ -66,7 +74,8 @@ fn beside<'g>(c: &Cx<'g>, i: usize) -> Val<'g> {
 
 /// Zero, or the zero point as a real number beside the elements.
 fn zero_point<'g>(c: &Cx<'g>, dtype: DType) -> Val<'g> {
-    if c.has(2) { beside(c, 2).cast(dtype) } else { c.b.scalar(dtype, 0.0) }
+    // Small integers are only cast: runtimes do little else with them.
+    if c.has(2) { beside(c, c.x(2).cast(dtype)) } else { c.b.scalar(dtype, 0.0) }
 }
 
 /// The type of what QuantizeLinear gives.
@@ -76,7 +85,7 @@ fn quantised_type(attrs: &Attrs, zero_point: Option<DType>) -> Result<DType, Fau
     zero_point.or(named).filter(|&dtype| range(dtype).is_some()).ok_or_else(|| Fault::Attribute {
         name: "output_dtype",
         found: code.to_string(),
-        expected: "an integer type of 8 or 16 bits".into(),
+        expected: "an integer type of 2 to 16 bits or a float of 4 or 8".into(),
     })
 }
 
@@ -92,10 +101,14 @@ fn quantize_facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
 /// q = clip(round(x/s) + z)            dq = d(x/s) + dz where nothing is clipped
 fn quantize<'g>(c: &Cx<'g>) -> Tan<'g> {
     let (x, q) = (c.x(0), c.out(0));
-    let ratio = x / beside(c, 1).cast(x.dtype());
+    let ratio = x / beside(c, c.x(1)).cast(x.dtype());
     let through = c.through(&[ratio]) + c.dx(2);
     let Some((low, high)) = range(q.dtype()) else { return through };
-    let shifted = c.b.op("Round", &[ratio], Attrs::new()) + zero_point(c, x.dtype());
+    // A float is rounded in its own way, and has no zero point but 0.
+    let shifted = match q.dtype().is_small_float() {
+        true => ratio,
+        false => c.b.op("Round", &[ratio], Attrs::new()) + zero_point(c, x.dtype()),
+    };
     through.mask(shifted.ge(shifted.like(low)).and(shifted.le(shifted.like(high))))
 }
 
@@ -120,7 +133,10 @@ fn beside_data(c: &EvalCx, i: usize) -> Result<ArrayD<f64>, Fault> {
 fn rounded(dtype: DType, x: &ArrayD<f64>, scale: &ArrayD<f64>, zero: &ArrayD<f64>) -> Array {
     let (low, high) = range(dtype).unwrap_or((f64::NEG_INFINITY, f64::INFINITY));
     let mut q = x / scale;
-    q.zip_mut_with(zero, |q, z| *q = (q.round_ties_even() + z).clamp(low, high));
+    match dtype.is_small_float() {
+        true => q.mapv_inplace(|q| small::rounded(dtype, q, true)),
+        false => q.zip_mut_with(zero, |q, z| *q = (q.round_ties_even() + z).clamp(low, high)),
+    }
     Array::new(dtype, q)
 }
 
@@ -143,6 +159,8 @@ pub static QUANTIZE_LINEAR: Op = Op {
             Case::new().real(&[2, 3]).within(&[], 0.05, 0.1).data(one(3.0)),
             Case::new().real(&[2, 3]).within(&[3], 0.05, 0.1).data(bytes(DType::I8, &[1.0, -2.0, 0.0])),
             Case::new().real(&[3, 2]).within(&[], 0.01, 0.02),
+            Case::new().real(&[2, 3]).within(&[], 0.2, 0.3).data(Tensor::scalar(DType::I4, 1.0)),
+            Case::new().real(&[2, 3]).within(&[], 0.2, 0.3).data(Tensor::scalar(DType::E4M3FN, 0.0)),
         ]
     },
 };
@@ -161,7 +179,7 @@ fn dequantize_facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
 fn dequantize<'g>(c: &Cx<'g>) -> Tan<'g> {
     let y = c.out(0).dtype();
     let centred = c.x(0).cast(y) - zero_point(c, y);
-    c.through(&[centred * beside(c, 1).cast(y)])
+    c.through(&[centred * beside(c, c.x(1)).cast(y)])
 }
 
 pub static DEQUANTIZE_LINEAR: Op = Op {
@@ -186,6 +204,8 @@ pub static DEQUANTIZE_LINEAR: Op = Op {
             Case::new().data(bytes(&[3, 2, 2])).real(&[3]).attr("axis", 0),
             Case::new().data(bytes(&[2, 5])).real(&[2, 3]).attr("block_size", 2),
             Case::new().data(bytes(&[0, 3])).real(&[3]),
+            Case::new().data(Tensor::from_f64(DType::E5M2, &[2, 2], [1.5, -0.25, 6.0, 0.0])).real(&[]),
+            Case::new().data(Tensor::from_f64(DType::U4, &[3], [1.0, 15.0, 6.0])).real(&[3]).attr("axis", 0),
         ]
     },
 };

@@ -107,7 +107,7 @@ impl Feed for Bound {
     fn feed(&mut self, name: &str, dtype: DType, shape: &[usize], fill: impl FnOnce(&mut [u8])) -> Result<(), Error> {
         let (index, _) = feed_buffer(&self.session, &mut self.feeds, name, dtype, shape)?;
         let value = &mut self.feeds[index].1;
-        fill(value::bytes_mut(value, elements(shape) * dtype.size()));
+        fill(value::bytes_mut(value, dtype.bytes(elements(shape)).unwrap_or(0)));
         self.binding.bind_input(name, value).map_err(|error| run_error(&self.session.graph, &error))
     }
 }

@@ -159,7 +159,7 @@ impl Feed for Step {
     fn feed(&mut self, name: &str, dtype: DType, shape: &[usize], fill: impl FnOnce(&mut [u8])) -> Result<(), Error> {
         let (index, fresh) = feed_buffer(&self.session, &mut self.feeds, name, dtype, shape)?;
         let value = &mut self.feeds[index].1;
-        fill(value::bytes_mut(value, crate::tensor::elements(shape) * dtype.size()));
+        fill(value::bytes_mut(value, dtype.bytes(crate::tensor::elements(shape)).unwrap_or(0)));
         if fresh && self.session.place == Place::Host {
             for binding in &mut self.bindings {
                 binding.bind_input(name, value).map_err(|error| run_error(&self.session.graph, &error))?;

@@ -23,6 +23,16 @@ pub(super) fn element_type(dtype: DType) -> TensorElementType {
         DType::U64 => TensorElementType::Uint64,
         DType::Bool => TensorElementType::Bool,
         DType::Str => TensorElementType::String,
+        DType::E4M3FN => TensorElementType::Float8E4M3FN,
+        DType::E4M3FNUZ => TensorElementType::Float8E4M3FNUZ,
+        DType::E5M2 => TensorElementType::Float8E5M2,
+        DType::E5M2FNUZ => TensorElementType::Float8E5M2FNUZ,
+        DType::U4 => TensorElementType::Uint4,
+        DType::I4 => TensorElementType::Int4,
+        DType::F4E2M1 => TensorElementType::Float4E2M1,
+        DType::E8M0 => TensorElementType::Float8E8M0,
+        DType::U2 => TensorElementType::Uint2,
+        DType::I2 => TensorElementType::Int2,
     }
 }
 

@@ -13,9 +13,11 @@ from onnx import helper, numpy_helper
 
 MICROSOFT = "com.microsoft"
 # Operators of other domains.
-DOMAINS = {"SimplifiedLayerNormalization": ""} | dict.fromkeys(
+DOMAINS = {"SimplifiedLayerNormalization": "", "Conv": ""} | dict.fromkeys(
     ["Scaler", "Normalizer", "ArrayFeatureExtractor", "LinearRegressor", "LinearClassifier"], "ai.onnx.ml"
 )
+# Outputs that a node must have, asked for or not.
+LEAST = {"GroupQueryAttention": 3}
 random = np.random.default_rng(5)
 
 
@@ -89,8 +91,45 @@ def cases():
     rotary = [*group, real(6, 8), real(6, 8)]
     turned = shared | {"do_rotary": 1, "local_window_size": 2}
     yield "group_query_rotary", "GroupQueryAttention", rotary, 3, turned
+    cached = [real(2, 1, 64), real(2, 1, 32), real(2, 1, 32), real(2, 2, 4, 16), real(2, 2, 4, 16)]
+    yield "group_query_cache", "GroupQueryAttention", [*cached, ints(4, 2), np.array(5, np.int32)], 1, shared
+    whole = [*cached, ints(4, 4), np.array(5, np.int32)]
+    yield "group_query_cache_full", "GroupQueryAttention", whole, 3, shared
+    long = [real(6, 8), real(6, 8)]
+    yield "group_query_cache_rotary", "GroupQueryAttention", [*whole, *long], 3, turned | {"local_window_size": 3}
+    yield "group_query_buffer", "GroupQueryAttention", [*cached, ints(2, 2), np.array(3, np.int32)], 1, shared
+    packed = [real(2, 3, 128), None, None, None, None, ints(2, 2), np.array(3, np.int32)]
+    yield "group_query_packed", "GroupQueryAttention", packed, 3, shared
+    yield "group_query_smooth", "GroupQueryAttention", group, 1, shared | {"smooth_softmax": 1}
+    sink = [*group, None, None, None, None, real(4)]
+    yield "group_query_sink", "GroupQueryAttention", sink, 1, shared
+    yield "inverse", "Inverse", [real(2, 4, 4)], 1, {}
+    yield "inverse_pivots", "Inverse", [np.array([[0, 2, 1], [1, 0, 0], [3, 1, 0]], np.float32)], 1, {}
+    image = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 1]}
+    yield "nhwc_conv", "NhwcConv", [real(2, 5, 5, 3), real(4, 3, 3, 3), real(4)], 1, image
+    yield from few_bits()
     yield from scikit_learn()
     yield "trilu", "Trilu", [real(3, 4), np.array(1)], 1, {"upper": 1}
+
+
+def few_bits():
+    """Rows of weights in blocks of 16, packed in bytes; the last block may be filled up."""
+    for bits, columns in ((4, 32), (4, 40), (8, 32)):
+        blocks = -(-columns // 16)
+        weights = Packed(random.integers(0, 256, (5, blocks, 16 * bits // 8), np.uint8))
+        scales = np.abs(real(5 * blocks)) * 0.1
+        zeros = Packed(random.integers(0, 256, 5 * -(-blocks * bits // 8), np.uint8))
+        sizes = {"K": columns, "N": 5, "bits": bits, "block_size": 16}
+        inputs = [real(2, 3, columns), weights, scales]
+        yield f"matmul_{bits}_bits_{columns}", "MatMulNBits", inputs, 1, sizes
+        yield f"matmul_{bits}_bits_{columns}_zeros", "MatMulNBits", [*inputs, zeros], 1, sizes
+
+
+class Packed(np.ndarray):
+    """An initialiser."""
+
+    def __new__(cls, array):
+        return np.asarray(array).view(cls)
 
 
 def scikit_learn():
@@ -116,12 +155,24 @@ def softmax(x, axis):
     return exp / exp.sum(axis=tuple(range(axis, x.ndim)), keepdims=True)
 
 
+def channels_last(inputs, attributes):
+    """By the standard operator."""
+    x, *rest = inputs
+    made = model("Conv", [x.transpose(0, 3, 1, 2), *rest], 1, attributes)
+    feeds = {f"x{k}": array for k, array in enumerate([x.transpose(0, 3, 1, 2), *rest])}
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    return [session.run(None, feeds)[0].transpose(0, 2, 3, 1)]
+
+
 # What has no kernel for the CPU.
-BY_HAND = {"BiasSoftmax": lambda inputs, attributes: [softmax(inputs[0] + inputs[1], attributes["axis"])]}
+BY_HAND = {
+    "BiasSoftmax": lambda inputs, attributes: [softmax(inputs[0] + inputs[1], attributes["axis"])],
+    "NhwcConv": channels_last,
+}
 
 
 def run(operator, inputs, made, attributes):
-    feeds = {f"x{k}": array for k, array in enumerate(inputs) if array is not None}
+    feeds = {f"x{k}": array for k, array in enumerate(inputs) if array is not None and not isinstance(array, Packed)}
     names = [output.name for output in made.graph.output]
     if operator in BY_HAND:
         return feeds, dict(zip(names, BY_HAND[operator](inputs, attributes)))
@@ -138,15 +189,18 @@ def info(name, array):
 def model(operator, inputs, outputs, attributes, results_of=None):
     names = [f"x{k}" if array is not None else "" for k, array in enumerate(inputs)]
     wanted = range(outputs) if isinstance(outputs, int) else outputs
-    results = [f"y{k}" if k in wanted else "" for k in range(max(wanted) + 1)]
+    least = LEAST.get(operator, 0)
+    results = [f"y{k}" if k in wanted or k < least else "" for k in range(max(max(wanted) + 1, least))]
     domain = DOMAINS.get(operator, MICROSOFT)
     node = helper.make_node(operator, names, results, "node", domain=domain, **attributes)
-    given = [info(name, array) for name, array in zip(names, inputs) if name]
+    given = [info(name, array) for name, array in zip(names, inputs) if name and not isinstance(array, Packed)]
+    packed = [(name, array) for name, array in zip(names, inputs) if isinstance(array, Packed)]
+    held = [numpy_helper.from_array(np.asarray(array), name) for name, array in packed]
     untyped = helper.make_empty_tensor_value_info
     # In the order in which they are asked for.
     asked = [f"y{k}" for k in wanted]
     made = [info(name, results_of[name]) if results_of else untyped(name) for name in asked]
-    graph = helper.make_graph([node], operator, given, made)
+    graph = helper.make_graph([node], operator, given, made, held)
     versions = {"": 17, MICROSOFT: 1, "ai.onnx.ml": 3}
     opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)

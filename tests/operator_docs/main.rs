@@ -26,6 +26,18 @@ Opsets: where the operator changed; each form is read. Types: the real ones of i
 summed in float32. Orders: how often the derivative is itself differentiated in the tests, for the operator's own cases
 (`tests/operators`); ONNX's node tests judge the first two orders once more (`tests/node_tests`).
 
+Floats of eight bits or fewer (float8 of four kinds, float8e8m0, float4e2m1) and integers of two and four are read, kept
+bit for bit and printed. They hold weights and scales, and have no derivatives of their own: `DequantizeLinear` and
+`QuantizeLinear` pass derivatives straight through them, a `Cast` to them gives zero. ONNX Runtime's CPU has no kernels for
+float4e2m1.
+
+What a node's own inputs can rule out: `DFT` with a length or one side along an axis known only at run time, since which
+size changes is then open; `Col2Im` with blocks whose size is known only at run time, since so is how many elements a window
+has; `Det` of a matrix whose size is known only at run time, since it is a polynomial with as many steps. Fused operators
+(`com.microsoft`) that are written out stay refused where a key and value cache is quantised (its scales belong to no tensor
+of real numbers), where weights of a few bits are no initialisers (the standard operators unpack none), or are of 2, 3, 5,
+6 or 7 bits (no standard operator up to opset 21 has them).
+
 | operator | derivative | opsets | types | orders | cases |
 |---|---|---|---|---|---|
 ";

@@ -2,7 +2,7 @@
 
 use super::rotary::rotate;
 use super::{Fused, unsupported, without};
-use crate::ir::{Attrs, DType, Dim, Val};
+use crate::ir::{Attrs, DType, Dim, Fact, Val};
 use crate::ops::Fault;
 
 type Made<'g> = Result<Vec<Val<'g>>, Fault>;
@@ -43,6 +43,10 @@ struct Heads<'g> {
     causal: bool,
     window: Option<i64>,
     softcap: f64,
+    /// The places of the queries, `[batch, 1, length, 1]`; else they are the last ones.
+    places: Option<Val<'g>>,
+    /// A score of each head that no key has, `[1, heads, 1, 1]`.
+    sink: Option<Val<'g>>,
 }
 
 impl<'g> Heads<'g> {
@@ -58,16 +62,32 @@ impl<'g> Heads<'g> {
         if self.causal {
             scores = self.seen().select(scores, scores.like(lowest(scores.dtype())));
         }
-        b.op("Softmax", &[scores], Attrs::new().with("axis", 3)).matmul(self.value)
+        let softmax = |scores: Val<'g>| b.op("Softmax", &[scores], Attrs::new().with("axis", 3));
+        let weights = match self.sink {
+            None => softmax(scores),
+            Some(sink) => {
+                let mut shape = scores.shape();
+                let keys = shape[3].clone();
+                shape[3] = Dim::Fixed(1);
+                let all = b.op("Concat", &[scores, sink.expand(&shape)], Attrs::new().with("axis", 3));
+                let shown = softmax(all).slice(3, 0, -1);
+                shape[3] = keys;
+                b.refine_fact(shown, &Fact::new(shown.dtype(), shape));
+                shown
+            }
+        };
+        weights.matmul(self.value)
     }
 
     /// Whether the query of a row may see the key of a column, as `[length, keys]`.
     fn seen(&self) -> Val<'g> {
         let b = self.query.builder();
         let (length, keys) = (self.query.dim(2), self.key.dim(2));
-        let (rows, columns) = (b.range(&length), b.range(&keys).unsqueeze(&[0]));
-        let before = b.dim_scalar(&(keys - length), DType::I64);
-        let rows = (rows + before).unsqueeze(&[1]);
+        let columns = b.range(&keys).unsqueeze(&[0]);
+        let rows = self.places.unwrap_or_else(|| {
+            let before = b.dim_scalar(&(keys - length.clone()), DType::I64);
+            (b.range(&length) + before).unsqueeze(&[1])
+        });
         let seen = columns.le(rows);
         match self.window {
             Some(window) => seen.and(columns.ge(rows - b.scalar(DType::I64, window as f64))),
@@ -139,7 +159,8 @@ pub fn attention<'g>(f: &Fused<'g, '_>) -> Made<'g> {
     }
     biases.extend(f.get(5));
     let (scale, causal) = (scale(f, query)?, f.int("unidirectional", 0) != 0);
-    let y = Heads { query, key, value, scale, biases, causal, window: None, softcap: 0.0 }.attend();
+    let y = Heads { query, key, value, scale, biases, causal, window: None, softcap: 0.0, places: None, sink: None }
+        .attend();
     let mut outputs = vec![merge_heads(y)];
     if f.has_out(1) {
         let both = [key.unsqueeze(&[0]), value.unsqueeze(&[0])];
@@ -177,42 +198,110 @@ pub fn multi_head<'g>(f: &Fused<'g, '_>) -> Made<'g> {
     }
     biases.extend(f.get(5));
     let (scale, causal) = (scale(f, query)?, f.int("unidirectional", 0) != 0);
-    let y = Heads { query, key, value, scale, biases, causal, window: None, softcap: 0.0 }.attend();
+    let y = Heads { query, key, value, scale, biases, causal, window: None, softcap: 0.0, places: None, sink: None }
+        .attend();
     Ok(vec![merge_heads(y), key, value])
 }
 
-/// Attention in which several heads share a key and a value, without a cache of former calls.
+/// A cache of former calls: a buffer of which each sample has filled some places.
+struct Cache<'g> {
+    key: Val<'g>,
+    value: Val<'g>,
+    /// How many places each sample has filled, `[batch, 1, 1, 1]`.
+    filled: Val<'g>,
+}
+
+impl<'g> Cache<'g> {
+    /// Inputs 3 to 5, where the buffer has places.
+    fn of(f: &Fused<'g, '_>, length: &Dim) -> Result<Option<Cache<'g>>, Fault> {
+        let (Some(key), Some(value)) = (f.get(3), f.get(4)) else { return Ok(None) };
+        let (_, [_, _, places, _]) = f.ranked(3)?;
+        f.ranked::<4>(4)?;
+        if places == Dim::Fixed(0) {
+            return Ok(None);
+        }
+        // Input 5 is the last place of each sample in this call.
+        let last = f.b.op("Reshape", &[f.x(5)?.cast(DType::I64), f.b.ints(&[-1, 1, 1, 1])], Attrs::new());
+        let filled = last + 1.0 - f.b.dim_scalar(length, DType::I64);
+        let filled = f.b.op("Max", &[filled, filled.like(0.0)], Attrs::new());
+        Ok(Some(Cache { key, value, filled }))
+    }
+
+    /// The new keys or values written behind what each sample has filled; further places hold no meaning.
+    fn with(&self, past: Val<'g>, new: Val<'g>) -> Val<'g> {
+        let (b, all) = (past.builder(), behind(past, new));
+        let (places, whole) = (all.shape(), all.dim(2));
+        let at = b.range(&whole).unsqueeze(&[0, 1, 3]);
+        let behind = at - self.filled + b.dim_scalar(&past.dim(2), DType::I64);
+        let last = b.dim_scalar(&(whole - Dim::Fixed(1)), DType::I64);
+        let source = at.lt(self.filled).select(at, b.op("Min", &[behind, last], Attrs::new()));
+        let taken = b.op("GatherElements", &[all, source.expand(&places)], Attrs::new().with("axis", 2));
+        b.refine_fact(taken, &Fact::new(all.dtype(), places));
+        taken
+    }
+
+    /// As many places as the buffer has, or this call needs.
+    fn kept(&self, f: &Fused<'g, '_>, all: Val<'g>) -> Result<Val<'g>, Fault> {
+        let (b, places) = (f.b, self.key.dim(2));
+        let total = b.op("Reshape", &[f.x(6)?.cast(DType::I64), b.ints(&[1])], Attrs::new());
+        let end = b.op("Max", &[total, b.shape_value(&[places])], Attrs::new());
+        Ok(b.op("Slice", &[all, b.ints(&[0]), end, b.ints(&[2])], Attrs::new()))
+    }
+}
+
+/// Attention in which several heads share a key and a value.
 pub fn group_query<'g>(f: &Fused<'g, '_>) -> Made<'g> {
-    without(f, &[(11, "head_sink"), (12, "k_scale"), (13, "v_scale"), (14, "q_norm_weight"), (15, "k_norm_weight")])?;
+    without(
+        f,
+        &[(12, "k_scale"), (13, "v_scale"), (14, "q_norm_weight"), (15, "k_norm_weight"), (16, "query_seqlens")],
+    )?;
     let (heads, shared) = (f.int("num_heads", 0), f.int("kv_num_heads", 0));
-    let empty =
-        |i: usize| f.get(i).is_none_or(|past| past.fact().shape.is_some_and(|s| s.get(2) == Some(&Dim::Fixed(0))));
-    if !empty(3) || !empty(4) {
-        return Err(unsupported("with a cache of former calls it depends on where each sample stands in the buffer"));
-    }
-    if f.get(1).is_none() || f.get(2).is_none() || f.int("smooth_softmax", 0) == 1 || shared <= 0 {
-        return Err(unsupported("packed queries, keys and values and smooth_softmax are not known"));
-    }
-    let (_, [_, length, _]) = f.ranked(0)?;
-    f.ranked::<3>(1)?;
-    f.ranked::<3>(2)?;
-    let (mut query, mut key) = (split_heads(f.x(0)?, heads)?, split_heads(f.x(1)?, shared)?);
-    let value = split_heads(f.x(2)?, shared)?;
+    let (_, [_, length, width]) = f.ranked(0)?;
+    let size = width.fixed().filter(|_| heads > 0 && shared > 0).map(|width| width / (heads + 2 * shared));
+    let (query, key, value) = match (f.get(1), f.get(2), size) {
+        (Some(key), Some(value), _) => {
+            f.ranked::<3>(1)?;
+            f.ranked::<3>(2)?;
+            (f.x(0)?, key, value)
+        }
+        (None, None, Some(size)) => {
+            let (x, keys, values) = (f.x(0)?, heads * size, (heads + shared) * size);
+            (x.slice(2, 0, keys), x.slice(2, keys, values), x.slice(2, values, values + shared * size))
+        }
+        _ => return Err(unsupported("it has a key without a value, or heads whose number is not known")),
+    };
+    let (mut query, mut key) = (split_heads(query, heads)?, split_heads(key, shared)?);
+    let mut value = split_heads(value, shared)?;
+    let cache = Cache::of(f, &length)?;
+    // The place of each query: behind what its sample has filled.
+    let places = cache.as_ref().map(|cache| f.b.range(&length).unsqueeze(&[0, 1, 3]) + cache.filled);
     if f.int("do_rotary", 0) != 0 {
         let rows = |i: usize| -> Result<Val<'g>, Fault> {
-            let places = f.get(9).unwrap_or_else(|| f.b.range(&length).unsqueeze(&[0]));
+            let behind = || places.map(|places| places.squeeze(&[1, 3]));
+            let places = f.get(9).or_else(behind).unwrap_or_else(|| f.b.range(&length).unsqueeze(&[0]));
             Ok(f.b.op("Gather", &[f.x(i)?, places], Attrs::new().with("axis", 0)))
         };
         let (cos, sin, interleaved) = (rows(7)?, rows(8)?, f.int("rotary_interleaved", 0) != 0);
         (query, key) = (rotate(query, cos, sin, interleaved)?, rotate(key, cos, sin, interleaved)?);
     }
+    let (causal, biases) = (f.int("causal", 1) != 0, f.get(10).into_iter().collect::<Vec<_>>());
+    let mut present = [key, value];
+    if let Some(cache) = &cache {
+        if !causal || !biases.is_empty() {
+            return Err(unsupported("with a cache of former calls it is causal and has no bias"));
+        }
+        (key, value) = (cache.with(cache.key, key), cache.with(cache.value, value));
+        present = [cache.kept(f, key)?, cache.kept(f, value)?];
+    }
     let window = Some(f.int("local_window_size", -1)).filter(|&w| w > 0);
     let (scale, softcap) = (scale(f, query)?, f.float("softcap", 0.0));
-    let biases = f.get(10).into_iter().collect();
-    let (wide_key, wide_value) = (repeated(key, heads / shared), repeated(value, heads / shared));
-    let causal = f.int("causal", 1) != 0;
-    let y = Heads { query, key: wide_key, value: wide_value, scale, biases, causal, window, softcap }.attend();
-    Ok(vec![merge_heads(y), key, value])
+    let sink = match f.get(11) {
+        Some(sink) => Some(sink.reshape(&[1, heads, 1, 1].map(Dim::Fixed))),
+        None => (f.int("smooth_softmax", 0) == 1).then(|| query.like(0.0).reshape(&[1, 1, 1, 1].map(Dim::Fixed))),
+    };
+    let (key, value) = (repeated(key, heads / shared), repeated(value, heads / shared));
+    let y = Heads { query, key, value, scale, biases, causal, window, softcap, places, sink }.attend();
+    Ok([merge_heads(y)].into_iter().chain(present).collect())
 }
 
 /// Each head so many times in a row.

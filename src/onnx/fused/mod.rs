@@ -2,13 +2,15 @@
 //! `ai.onnx.ml` around scikit-learn's models of real numbers: standard operators take their place when a model is read.
 //! One family a file.
 //!
-//! What is quantised, or has no counterpart among the standard operators (`Inverse`), stays as it is.
+//! What computes with integers, or has no counterpart among the standard operators, stays as it is.
 
 mod activation;
 mod attention;
 mod embedding;
+mod inverse;
 mod normalization;
 mod product;
+mod quantised;
 mod rotary;
 mod scikit_learn;
 mod softmax;
@@ -51,6 +53,9 @@ pub(super) fn lowering(domain: &str, op: &str) -> Option<Lowering> {
         "FusedMatMul" | "TransposeMatMul" => product::matmul,
         "FusedGemm" => product::gemm,
         "FusedConv" => product::conv,
+        "NhwcConv" | "NhwcFusedConv" => product::channels_last,
+        "MatMulNBits" => quantised::matmul,
+        "Inverse" => inverse::inverse,
         "SkipLayerNormalization" => normalization::skip,
         "SimplifiedLayerNormalization" => normalization::simplified,
         "SkipSimplifiedLayerNormalization" => normalization::skip_simplified,

@@ -34,9 +34,22 @@ pub fn gemm<'g>(f: &Fused<'g, '_>) -> Made<'g> {
 
 /// y = activation(x ⋆ w + b + z)
 pub fn conv<'g>(f: &Fused<'g, '_>) -> Made<'g> {
-    let inputs = [f.get(0), f.get(1), f.get(2)];
+    convolution(f, f.x(0)?, f.get(3))
+}
+
+/// The same of images whose channels stand last; of the filters they stand second as ever.
+pub fn channels_last<'g>(f: &Fused<'g, '_>) -> Made<'g> {
+    let rank = f.shaped(0)?.1.len() as i64;
+    let first: Vec<i64> = [0, rank - 1].into_iter().chain(1..rank - 1).collect();
+    let last: Vec<i64> = [0].into_iter().chain(2..rank).chain([1]).collect();
+    let y = convolution(f, f.x(0)?.permute(&first), f.get(3).map(|z| z.permute(&first)))?;
+    Ok(y.into_iter().map(|y| y.permute(&last)).collect())
+}
+
+fn convolution<'g>(f: &Fused<'g, '_>, x: Val<'g>, z: Option<Val<'g>>) -> Made<'g> {
+    let inputs = [Some(x), f.get(1), f.get(2)];
     let y = f.standard("Conv", &inputs, f.attrs_without(&["activation", "activation_params"]), 1)?[0];
-    let y = f.get(3).map_or(y, |z| y + z);
+    let y = z.map_or(y, |z| y + z);
     let parameters = match f.draft.attrs.get("activation_params") {
         Some(Attr::Floats(parameters)) => parameters.clone(),
         _ => Vec::new(),
