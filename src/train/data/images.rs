@@ -18,7 +18,7 @@ use crate::tensor::{DType, Tensor};
 const EXTENSIONS: [&str; 6] = ["png", "jpg", "jpeg", "bmp", "gif", "webp"];
 /// Names of the part that is set apart for evaluation, the first one there is.
 const HELD_OUT: [&str; 4] = ["val", "valid", "validation", "test"];
-/// Bytes that decoding one image may take.
+/// Bytes that decoding one image may take, and that it may take as float32 where it sets the size of all.
 const MOST_DECODED: u64 = 512 << 20;
 
 pub(super) fn matches(path: &Path) -> bool {
@@ -135,6 +135,13 @@ impl Images {
             Ok(_) => None,
             Err(fault) => Some(fault),
         };
+        let taken = [channels, height, width, size_of::<f32>()].iter().fold(1, |n: u64, &by| n.saturating_mul(by as u64));
+        if let Some(path) = self.files.first().filter(|_| taken > MOST_DECODED) {
+            let why = format!(
+                "{width} × {height} pixels take {taken} bytes as float32; expected at most {MOST_DECODED}: shrink the images"
+            );
+            return Err(vec![Fault::Image { path: path.clone(), why }]);
+        }
         let faults: Vec<Fault> = self.files.iter().zip(sizes).filter_map(check).collect();
         if !faults.is_empty() {
             return Err(faults);

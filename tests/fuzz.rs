@@ -1,0 +1,69 @@
+//! The bodies of the fuzz targets over their seeds and over changes of these, for a few seconds each; `cargo fuzz` runs the same
+//! bodies for hours (`fuzz/README.md`).
+
+#[path = "../fuzz/src/mutate.rs"]
+mod mutate;
+#[path = "../fuzz/src/seeds.rs"]
+mod seeds;
+#[path = "../fuzz/src/targets/mod.rs"]
+mod targets;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+/// Changes of seeds that a target takes.
+const CHANGES: u64 = 3_000;
+/// A machine that is slower takes fewer.
+const TIME: Duration = Duration::from_secs(6);
+
+/// The bytes of an input that fails are kept where they can be looked at.
+fn run(name: &str, target: targets::Target, what: &str, bytes: &[u8]) {
+    if std::env::var_os("TRACE").is_some() { std::fs::write(format!("/tmp/current-{name}"), bytes).unwrap(); }
+    if catch_unwind(AssertUnwindSafe(|| target(bytes))).is_err() {
+        let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.failed"));
+        std::fs::write(&path, bytes).expect("the failing input");
+        panic!("{name}: {what} fails; its bytes are in {}", path.display());
+    }
+}
+
+fn smoke(name: &str) {
+    let (_, target) = targets::TARGETS.iter().find(|(other, _)| *other == name).expect("a target of that name");
+    let seeds = seeds::seeds(name);
+    for (k, seed) in seeds.iter().enumerate() {
+        run(name, *target, &format!("seed {k}"), seed);
+    }
+    let start = Instant::now();
+    for number in (0..CHANGES).take_while(|_| start.elapsed() < TIME) {
+        let seed = |n: u64| &seeds[n as usize % seeds.len()];
+        let bytes = mutate::mutate(seed(number), seed(number / 7), number);
+        run(name, *target, &format!("change {number}"), &bytes);
+    }
+}
+
+macro_rules! smoke {
+    ($($target:ident)+) => {
+        $(#[test]
+        fn $target() {
+            smoke(stringify!($target));
+        })+
+
+        #[test]
+        fn every_target_is_run() {
+            let run = [$(stringify!($target)),+];
+            assert_eq!(targets::TARGETS.iter().map(|(name, _)| *name).collect::<Vec<_>>(), run);
+        }
+    };
+}
+
+smoke! { arrays config idx images model ort_checkpoint table tensors transform }
+
+/// What fuzzing found, made small: each was a crash, a blow of memory or a broken promise.
+mod found {
+    use super::targets;
+
+    /// 65,408 × 65,535 pixels, where the model leaves the size open: batches of that size were made.
+    #[test]
+    fn an_image_that_claims_to_be_huge() {
+        targets::images(b"\x03GIF89a\x80\xff\xff\xff\0\0\0!\xf9\x04\x01\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;");
+    }
+}
