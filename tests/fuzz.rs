@@ -1,6 +1,9 @@
 //! The bodies of the fuzz targets over their seeds and over changes of these, for a few seconds each; `cargo fuzz` runs the same
 //! bodies for hours (`fuzz/README.md`).
 
+#[path = "../fuzz/src/graphs/mod.rs"]
+#[allow(dead_code, unused_imports)]
+mod graphs;
 #[path = "../fuzz/src/mutate.rs"]
 mod mutate;
 #[path = "../fuzz/src/seeds.rs"]
@@ -18,7 +21,6 @@ const TIME: Duration = Duration::from_secs(6);
 
 /// The bytes of an input that fails are kept where they can be looked at.
 fn run(name: &str, target: targets::Target, what: &str, bytes: &[u8]) {
-    if std::env::var_os("TRACE").is_some() { std::fs::write(format!("/tmp/current-{name}"), bytes).unwrap(); }
     if catch_unwind(AssertUnwindSafe(|| target(bytes))).is_err() {
         let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.failed"));
         std::fs::write(&path, bytes).expect("the failing input");
@@ -55,7 +57,7 @@ macro_rules! smoke {
     };
 }
 
-smoke! { arrays config idx images model ort_checkpoint table tensors transform }
+smoke! { arrays config derivative idx images inject model ort_checkpoint table tensors transform }
 
 /// What fuzzing found, made small: each was a crash, a blow of memory or a broken promise.
 mod found {
@@ -64,6 +66,8 @@ mod found {
     /// 65,408 × 65,535 pixels, where the model leaves the size open: batches of that size were made.
     #[test]
     fn an_image_that_claims_to_be_huge() {
-        targets::images(b"\x03GIF89a\x80\xff\xff\xff\0\0\0!\xf9\x04\x01\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;");
+        targets::images(
+            b"\x03GIF89a\x80\xff\xff\xff\0\0\0!\xf9\x04\x01\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;",
+        );
     }
 }

@@ -123,7 +123,8 @@ const MANIFEST: &str = r#"{"version":1,"fam_onnx":"0.1.0","source":{"name":"m.on
 fn ort_checkpoints() -> Vec<Vec<u8>> {
     use fam_onnx::artifact::ort_training::{Checkpoint, External};
     use fam_onnx::ir::{DType, Tensor};
-    let tensor = |name: &str, dtype, n: usize| (name.to_owned(), Tensor::from_f64(dtype, &[n], (0..n).map(|v| v as f64)));
+    let tensor =
+        |name: &str, dtype, n: usize| (name.to_owned(), Tensor::from_f64(dtype, &[n], (0..n).map(|v| v as f64)));
     let checkpoint = Checkpoint {
         trainable: vec![tensor("fc.weight", DType::F32, 4), tensor("fc.bias", DType::F16, 2)],
         frozen: vec![tensor("lambda", DType::F32, 1)],
@@ -145,11 +146,12 @@ fn ort_checkpoints() -> Vec<Vec<u8>> {
 /// Three pixels or so in each format.
 fn images() -> Vec<Vec<u8>> {
     let png: &[u8] = &[
-        0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a, 0, 0, 0, 0x0d, 0x49, 0x48, 0x44, 0x52, 0, 0, 0, 1, 0, 0, 0, 1, 8, 0, 0,
-        0, 0, 0x3a, 0x7e, 0x9b, 0x55, 0, 0, 0, 0x0a, 0x49, 0x44, 0x41, 0x54, 0x78, 0x9c, 0x63, 0x60, 0, 0, 0, 2, 0, 1, 0x48,
-        0xaf, 0xa4, 0x71, 0, 0, 0, 0, 0x49, 0x45, 0x4e, 0x44, 0xae, 0x42, 0x60, 0x82,
+        0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a, 0, 0, 0, 0x0d, 0x49, 0x48, 0x44, 0x52, 0, 0, 0, 1, 0, 0, 0, 1,
+        8, 0, 0, 0, 0, 0x3a, 0x7e, 0x9b, 0x55, 0, 0, 0, 0x0a, 0x49, 0x44, 0x41, 0x54, 0x78, 0x9c, 0x63, 0x60, 0, 0, 0,
+        2, 0, 1, 0x48, 0xaf, 0xa4, 0x71, 0, 0, 0, 0, 0x49, 0x45, 0x4e, 0x44, 0xae, 0x42, 0x60, 0x82,
     ];
-    let gif: &[u8] = b"GIF89a\x01\0\x01\0\x80\0\0\xff\xff\xff\0\0\0!\xf9\x04\x01\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
+    let gif: &[u8] =
+        b"GIF89a\x01\0\x01\0\x80\0\0\xff\xff\xff\0\0\0!\xf9\x04\x01\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
     let bmp: &[u8] = b"BM:\0\0\0\0\0\0\x006\0\0\0(\0\0\0\x01\0\0\0\x01\0\0\0\x01\0\x18\0\0\0\0\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\x02\x03\0";
     [(0, png), (2, bmp), (3, gif)].into_iter().map(|(kind, bytes)| [&[kind], bytes].concat()).collect()
 }

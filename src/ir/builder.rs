@@ -33,6 +33,8 @@ struct State {
     scope: String,
     /// Where each symbolic dimension can be read at run time.
     dims: HashMap<Dim, (ValueId, usize)>,
+    /// A symbol that stands in `dims` with a number added to it only: the whole.
+    shifted: HashMap<Dim, Dim>,
     /// The two dimensions of which a broadcast one is made.
     either: HashMap<Dim, (Dim, Dim)>,
     /// The nodes whose bodies capture a value.
@@ -112,10 +114,20 @@ impl State {
         let id = self.graph.add_value(Value { name, fact, data, producer });
         for (axis, dim) in dims.into_iter().enumerate() {
             if dim.fixed().is_none() && !constant {
-                self.dims.entry(dim).or_insert((id, axis));
+                self.stands_at(dim, id, axis);
             }
         }
         id
+    }
+}
+
+impl State {
+    /// Axis `axis` of a value is of that size.
+    fn stands_at(&mut self, dim: Dim, id: ValueId, axis: usize) {
+        if let Some(symbol) = dim.without_constant().filter(|symbol| *symbol != dim && symbol.as_symbol().is_some()) {
+            self.shifted.entry(symbol).or_insert_with(|| dim.clone());
+        }
+        self.dims.entry(dim).or_insert((id, axis));
     }
 }
 
@@ -127,6 +139,11 @@ fn fact_of(tensor: &Tensor) -> Fact {
         .flatten()
         .map(|v| v.into_iter().map(Dim::Fixed).collect());
     Fact::new(tensor.dtype, shape).with_ints(ints)
+}
+
+/// Whether a dimension is less than nothing, as where more is cut away than there is.
+fn is_negative(fact: &Fact) -> bool {
+    fact.shape.iter().flatten().any(|dim| dim.fixed().is_some_and(|n| n < 0))
 }
 
 impl Builder {
@@ -152,7 +169,7 @@ impl Builder {
             if value.data.is_none() || is_input {
                 for (axis, dim) in value.fact.shape.iter().flatten().enumerate() {
                     if dim.fixed().is_none() {
-                        state.dims.entry(dim.clone()).or_insert((id, axis));
+                        state.stands_at(dim.clone(), id, axis);
                     }
                 }
             }
@@ -519,7 +536,11 @@ impl Builder {
         let Dim::Symbol(poly) = dim else { return true };
         let whole = {
             let s = self.state.borrow();
-            if s.dims.contains_key(dim) { Some(true) } else { s.either.get(dim).cloned().map(|_| false) }
+            if s.dims.contains_key(dim) || s.shifted.contains_key(dim) {
+                Some(true)
+            } else {
+                s.either.get(dim).cloned().map(|_| false)
+            }
         };
         match whole {
             Some(true) => true,
@@ -627,7 +648,7 @@ impl Builder {
             let fact = refine(s.graph.value(id).fact.clone(), known.clone());
             for (axis, dim) in fact.shape.iter().flatten().enumerate() {
                 if dim.fixed().is_none() {
-                    s.dims.entry(dim.clone()).or_insert((id, axis));
+                    s.stands_at(dim.clone(), id, axis);
                 }
             }
             s.graph.value_mut(id).fact = fact;
@@ -644,7 +665,15 @@ impl Builder {
         };
         let label = format!("{}%{}", s.scope, s.graph.values.len());
         let cx = ops::FactCx::new(&s.graph, op, inputs, attrs, outputs, &label);
-        let mut facts = (known.facts)(&cx).map_err(|fault| {
+        let found = (known.facts)(&cx).and_then(|facts| match facts.iter().find(|fact| is_negative(fact)) {
+            Some(fact) => Err(Fault::Shape {
+                what: "the result's shape",
+                found: fact.to_string(),
+                expected: "no size below 0".to_string(),
+            }),
+            None => Ok(facts),
+        });
+        let mut facts = found.map_err(|fault| {
             let seen = inputs.iter().map(|id| match id {
                 Some(id) => format!("{}: {}", s.graph.name_of(*id), s.graph.value(*id).fact),
                 None => "-".to_string(),
@@ -742,6 +771,11 @@ impl Builder {
     fn symbol_value<'g>(&'g self, dim: &Dim) -> Option<Val<'g>> {
         if let Some((value, axis, _)) = self.dims_of_value(std::slice::from_ref(dim)) {
             return Some(self.val(value).dims(axis, axis + 1));
+        }
+        let shifted = self.state.borrow().shifted.get(dim).cloned();
+        if let Some(whole) = shifted {
+            let constant = whole.clone() - dim.clone();
+            return Some(self.symbol_value(&whole)? - self.dim_value(&constant));
         }
         let (x, y) = self.state.borrow().either.get(dim).cloned()?;
         let (x, y) = (self.dim_value(&x), self.dim_value(&y));

@@ -54,6 +54,14 @@ impl Dim {
         }
     }
 
+    /// The terms with symbols, where there are any.
+    pub fn without_constant(&self) -> Option<Dim> {
+        let Dim::Symbol(poly) = self else { return None };
+        let mut rest = (**poly).clone();
+        rest.0.remove(&Vec::new());
+        Some(rest.into_dim())
+    }
+
     pub fn is_one(&self) -> bool {
         *self == Dim::Fixed(1)
     }

@@ -101,6 +101,9 @@ pub static EYE_LIKE: Op = Op {
 /// `⌈(limit − start)/delta⌉` numbers.
 fn range_facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
     let dtype = c.dtype(0)?;
+    for i in 0..3 {
+        c.one_number(i)?;
+    }
     let one = |i: usize| c.ints(i).and_then(<[Dim]>::first);
     let data = |i: usize| c.data(i).and_then(|t| t.to_f64().first().copied());
     let size = match (one(0), one(1), one(2).and_then(Dim::fixed)) {
@@ -136,7 +139,10 @@ fn range<'g>(c: &Cx<'g>) -> Tan<'g> {
 }
 
 fn range_eval(c: &EvalCx) -> Result<Vec<Array>, Fault> {
-    let one = |i: usize| c.data(i)?.first().copied().ok_or(Fault::Missing { index: i, needs: "a number" });
+    let one = |i: usize| {
+        let one = c.data(i)?.first().copied().filter(|_| c.input(i).is_ok_and(|x| x.data.len() == 1));
+        one.ok_or(Fault::Missing { index: i, needs: "one number" })
+    };
     let (start, limit, delta) = (one(0)?, one(1)?, one(2)?);
     if delta == 0.0 {
         return Err(Fault::Shape { what: "delta", found: "0".into(), expected: "a step".into() });

@@ -130,6 +130,10 @@ impl<'g> Cx<'g> {
     /// itself stays: of `values` only what derivatives need is computed.
     pub fn through(&self, values: &[Val<'g>]) -> Tan<'g> {
         let Some(&value) = values.get(self.output) else { return self.zero() };
+        // Where there are no other operators to say it with, the values are the node's own.
+        if self.node.outputs.contains(&Some(value.id())) {
+            return self.zero();
+        }
         if let Some(out) = self.node.output(self.output) {
             self.b.refine_fact(value, &Fact { ints: None, ..self.b.val(out).fact() });
         }

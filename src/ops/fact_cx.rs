@@ -1,6 +1,6 @@
 //! What an operator's `facts` sees: facts of the inputs, constants, attributes.
 
-use crate::ir::{Attrs, DType, Dim, Fact, Graph, Tensor, ValueId, broadcast_named};
+use crate::ir::{Attrs, DType, Dim, Fact, Graph, Tensor, ValueId, broadcast_named, count};
 use std::borrow::Cow;
 use thiserror::Error;
 
@@ -121,6 +121,26 @@ impl<'a> FactCx<'a> {
     /// An axis attribute or element, counted from the front.
     pub fn axis(&self, axis: i64, rank: usize) -> Result<usize, Fault> {
         from_front(axis, rank)
+    }
+
+    /// Input `i`, where it is there and its shape is known, is one number.
+    pub fn one_number(&self, i: usize) -> Result<(), Fault> {
+        match self.get(i).and_then(|fact| fact.shape.as_deref()) {
+            Some(shape) if count(shape).fixed().is_some_and(|n| n != 1) => {
+                Err(Fault::Shape { what: "shape", found: show(shape), expected: "one number".to_string() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// As far as both are known, the shape of input `i` is `expected`.
+    pub fn has_shape(&self, i: usize, expected: &[Dim]) -> Result<(), Fault> {
+        let Some(found) = self.get(i).and_then(|fact| fact.shape.as_deref()) else { return Ok(()) };
+        let differ = |(a, b): (&Dim, &Dim)| matches!((a, b), (Dim::Fixed(a), Dim::Fixed(b)) if a != b);
+        if found.len() != expected.len() || found.iter().zip(expected).any(differ) {
+            return Err(Fault::Shape { what: "shape", found: show(found), expected: show(expected) });
+        }
+        Ok(())
     }
 
     /// A dimension of which nothing is known, named after the node.

@@ -22,6 +22,7 @@ fn misfit(found: usize, rank: usize) -> Fault {
 }
 
 fn pad_facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
+    c.one_number(2)?;
     let (x, dtype) = (c.shape(0)?, c.dtype(0)?);
     let unknown = || (0..x.len()).map(|i| c.unknown(i)).collect::<Vec<Dim>>();
     let axes = match (c.has(3), c.fixed_ints(3)) {
@@ -134,7 +135,18 @@ fn pad_eval(c: &EvalCx) -> Result<Vec<Array>, Fault> {
     let all = per_axis(&pads, &axes, rank, 0).ok_or_else(|| misfit(pads.len(), axes.len()))?;
     let fill = c.get(2).and_then(|v| v.data.first().copied()).unwrap_or(0.0);
     let mode = c.attrs.str("mode").unwrap_or("constant");
-    let shape: Vec<usize> = x.shape().iter().zip(&all).map(|(&n, (a, b))| (n as i64 + a + b).max(0) as usize).collect();
+    let size = |(&n, &(a, b)): (&usize, &(i64, i64))| {
+        let size = (n as i64).saturating_add(a).saturating_add(b);
+        // Nothing can be continued only by a constant.
+        let kept = (n as i64).saturating_add(a.min(0)).saturating_add(b.min(0));
+        let fits = size == 0 || kept > 0 || (kept == 0 && mode == "constant");
+        usize::try_from(size).ok().filter(|_| fits).ok_or_else(|| Fault::Shape {
+            what: "pads",
+            found: format!("{a} and {b}"),
+            expected: format!("what an axis of {n} can take"),
+        })
+    };
+    let shape: Vec<usize> = x.shape().iter().zip(&all).map(size).collect::<Result<_, _>>()?;
     let y = Array::tabulate(x.dtype, &shape, |at| {
         let from = at.iter().zip(x.shape()).zip(&all).map(|((&k, &n), &(a, b))| source(mode, k as i64, n as i64, a, b));
         match from.map(|i| i.and_then(|i| usize::try_from(i).ok())).collect::<Option<Vec<usize>>>() {

@@ -79,11 +79,16 @@ fn reshape_eval(c: &EvalCx) -> Result<Vec<Array>, Fault> {
     let x = c.input(0)?;
     let target = c.ints(1).ok_or(Fault::Missing { index: 1, needs: "a shape" })?;
     let copies = c.int("allowzero", 0) == 0;
+    let misfit = || Fault::Shape {
+        what: "target of the reshape",
+        found: format!("{target:?}"),
+        expected: format!("{:?}", x.shape()),
+    };
     let mut shape: Vec<usize> = Vec::with_capacity(target.len());
     let mut open = None;
     for (i, &n) in target.iter().enumerate() {
         shape.push(match n {
-            0 if copies => x.shape().get(i).copied().unwrap_or(0),
+            0 if copies => *x.shape().get(i).ok_or_else(misfit)?,
             -1 => {
                 open = Some(i);
                 1
@@ -93,7 +98,8 @@ fn reshape_eval(c: &EvalCx) -> Result<Vec<Array>, Fault> {
     }
     if let Some(at) = open {
         let rest: usize = shape.iter().product();
-        shape[at] = x.data.len().checked_div(rest).unwrap_or(0);
+        // Of no elements any number of rows is as good.
+        shape[at] = x.data.len().checked_div(rest).ok_or_else(misfit)?;
     }
     in_shape(x, &shape)
 }

@@ -1,15 +1,26 @@
 //! ScatterElements and ScatterND.
 
 use super::eval_cx::wrapped;
+use super::fact_cx::show;
 use super::{Array, Case, Cx, EvalCx, FactCx, Fault, Op, Tangent};
 use crate::ad::Tan;
 use crate::ir::{Attrs, DType, Fact, Val};
 
 fn facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
-    if let Some(rank) = c.input(0)?.rank()
-        && c.op == "ScatterElements"
-    {
-        c.axis(c.int("axis", 0), rank)?;
+    if let (Some(x), Some(indices)) = (&c.input(0)?.shape, &c.input(1)?.shape) {
+        if c.op == "ScatterElements" {
+            c.axis(c.int("axis", 0), x.len())?;
+            c.has_shape(2, indices)?;
+        } else if let Some((deep, places)) = indices.split_last()
+            && let Some(deep) = deep.fixed()
+        {
+            let rest = usize::try_from(deep).ok().and_then(|deep| x.get(deep..)).ok_or_else(|| Fault::Shape {
+                what: "indices",
+                found: show(indices),
+                expected: format!("at most {} numbers in the last axis", x.len()),
+            })?;
+            c.has_shape(2, &[places, rest].concat())?;
+        }
     }
     Ok(vec![Fact { ints: None, ..c.input(0)?.clone() }])
 }

@@ -3,8 +3,10 @@
 
 mod arrays;
 mod config;
+mod derivative;
 mod idx;
 mod images;
+mod inject;
 mod model;
 mod ort_checkpoint;
 mod scratch;
@@ -14,8 +16,10 @@ mod transform;
 
 pub use arrays::arrays;
 pub use config::config;
+pub use derivative::derivative;
 pub use idx::idx;
 pub use images::images;
+pub use inject::inject;
 pub use model::model;
 pub use ort_checkpoint::ort_checkpoint;
 pub use table::table;
@@ -29,8 +33,10 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("arrays", arrays),
     ("config", config),
+    ("derivative", derivative),
     ("idx", idx),
     ("images", images),
+    ("inject", inject),
     ("model", model),
     ("ort_checkpoint", ort_checkpoint),
     ("table", table),

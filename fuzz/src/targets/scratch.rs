@@ -30,7 +30,8 @@ pub fn write(path: &Path, bytes: &[u8]) {
 
 /// Reads data as `train` does, for each of several models, and takes samples out.
 pub fn read_data(path: &Path, options: &Options) {
-    for (shape, label) in [(vec![None], DType::I64), (vec![Some(1), None, None], DType::F32), (vec![Some(2)], DType::I32)]
+    for (shape, label) in
+        [(vec![None], DType::I64), (vec![Some(1), None, None], DType::F32), (vec![Some(2)], DType::I32)]
     {
         let Some(mut source) = sound(data::read(path, options)) else { return };
         let slot = |name: &str, role, dtype, shape| Slot { name: name.to_owned(), role, dtype, shape };

@@ -135,7 +135,8 @@ impl Images {
             Ok(_) => None,
             Err(fault) => Some(fault),
         };
-        let taken = [channels, height, width, size_of::<f32>()].iter().fold(1, |n: u64, &by| n.saturating_mul(by as u64));
+        let taken =
+            [channels, height, width, size_of::<f32>()].iter().fold(1, |n: u64, &by| n.saturating_mul(by as u64));
         if let Some(path) = self.files.first().filter(|_| taken > MOST_DECODED) {
             let why = format!(
                 "{width} × {height} pixels take {taken} bytes as float32; expected at most {MOST_DECODED}: shrink the images"
