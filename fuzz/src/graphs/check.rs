@@ -297,7 +297,7 @@ impl Point<'_> {
             let kink = (l[k] - r[k]).abs() > KINK * scale || (cl[k] - cr[k]).abs() > 10.0 * KINK * scale;
             if !sure || kink || (coarse - fine).abs() > AGREE * scale {
                 smooth = false;
-            } else if !((t - fine).abs() <= 2.0 * AGREE * scale) {
+            } else if t.is_nan() || (t - fine).abs() > 2.0 * AGREE * scale {
                 return Err(format!("jvp: element {k} is {t:e}, differences say {fine:e} and {coarse:e}"));
             }
         }

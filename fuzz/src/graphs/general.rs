@@ -118,10 +118,11 @@ fn neutral(plan: &mut Plan, u: &mut Unstructured, x: usize) -> Drawn {
 fn factors(u: &mut Unstructured, mut n: usize) -> Result<Vec<i64>> {
     let mut dims = Vec::new();
     for _ in 0..u.int_in_range(0..=3)? {
-        let divisors: Vec<usize> = if n == 0 { (0..4).collect() } else { (1..=n).filter(|d| n % d == 0).collect() };
+        let divisors: Vec<usize> =
+            if n == 0 { (0..4).collect() } else { (1..=n).filter(|&d| n.is_multiple_of(d)).collect() };
         let d = *u.choose(&divisors)?;
         dims.push(d as i64);
-        n = if d == 0 { 0 } else { n / d };
+        n = n.checked_div(d).unwrap_or(0);
     }
     dims.push(n as i64);
     Ok(dims)
@@ -309,7 +310,7 @@ fn axes(plan: &mut Plan, u: &mut Unstructured, x: usize) -> Drawn {
         0 => one(plan, "Flatten", &[x], Attrs::new().with("axis", u.int_in_range(-rank..=rank)?)),
         1 => {
             let ones: Vec<i64> = (0..rank).filter(|&k| dims[k as usize] == 1).collect();
-            let ones: Vec<i64> = ones.iter().map(|k| k - rank * i64::from(k % 2)).collect();
+            let ones: Vec<i64> = ones.iter().map(|k| k - rank * (k % 2)).collect();
             let ones = plan.stored_ints(&[ones.len()], &ones);
             one(plan, "Squeeze", &[x, ones], Attrs::new())
         }

@@ -88,7 +88,7 @@ fn layer<'g>(
     b: &'g Builder,
     u: &mut Unstructured,
     x: Val<'g>,
-    shape: &mut Vec<usize>,
+    shape: &mut [usize],
     d: usize,
     k: usize,
     tied: Option<&(String, bool)>,
