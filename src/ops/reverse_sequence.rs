@@ -8,10 +8,10 @@ use crate::ir::{DType, Fact};
 fn facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
     let x = c.input(0)?;
     c.input(1)?;
-    if let Some(rank) = x.rank() {
-        for (name, default) in [("batch_axis", 1), ("time_axis", 0)] {
-            c.axis(c.int(name, default), rank)?;
-        }
+    if let Some(shape) = &x.shape {
+        c.axis(c.int("time_axis", 0), shape.len())?;
+        let batch = c.axis(c.int("batch_axis", 1), shape.len())?;
+        c.has_shape(1, &shape[batch..=batch])?;
     }
     Ok(vec![Fact { ints: None, ..x.clone() }])
 }
@@ -32,6 +32,11 @@ fn eval(c: &EvalCx) -> Result<Vec<Array>, Fault> {
     let (x, lengths) = (c.input(0)?, c.ints(1).unwrap_or_default());
     let rank = x.shape().len();
     let (batch, time) = (c.axis(c.int("batch_axis", 1), rank)?, c.axis(c.int("time_axis", 0), rank)?);
+    let (samples, most) = (x.shape()[batch], x.shape()[time]);
+    if lengths.len() != samples || lengths.iter().any(|&n| !usize::try_from(n).is_ok_and(|n| n <= most)) {
+        let expected = format!("{samples} lengths of at most {most}");
+        return Err(Fault::Shape { what: "sequence_lens", found: format!("{lengths:?}"), expected });
+    }
     let y = Array::tabulate(x.dtype, x.shape(), |at| {
         let length = lengths.get(at[batch]).copied().unwrap_or(0);
         let mut from = at.to_vec();

@@ -42,7 +42,8 @@ fn without_symbols(mut plan: Plan) -> Plan {
 }
 
 fn grow(plan: &mut Plan, u: &mut Unstructured) -> Result<()> {
-    let wanted = u.int_in_range(1..=30)?;
+    // The last one may be of four nodes.
+    let wanted = u.int_in_range(1..=27)?;
     real(plan, u, &[2, 3], (-1.5, 1.5))?;
     for _ in 0..4 * wanted {
         if plan.steps.len() >= wanted {
