@@ -70,7 +70,7 @@ pub fn jvp_model(model: &Model, of: &str, wrt: &[String]) -> Result<Differentiat
 
 fn finish(model: &Model, graph: Graph, inputs: Vec<String>, outputs: Vec<String>) -> Result<Differentiated> {
     let graph = simplify::dead_code(&graph);
-    Ok(Differentiated { model: Model { graph, ..model.clone() }, inputs, outputs })
+    Ok(Differentiated { model: Model { graph, ..model.around() }, inputs, outputs })
 }
 
 /// The graph with composites on the path lowered, and what the names mean in it.

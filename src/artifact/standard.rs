@@ -7,7 +7,7 @@ use super::trace::{self, Opened, Traced, Way};
 use crate::cost;
 use crate::error::{Error, Result};
 use crate::flatness::{Estimator, Measure, Probes};
-use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Tensor, Val, ValueId, fixed};
+use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, ValueId, fixed};
 use crate::loss::{LossModel, Settings};
 use crate::optim::{self, Optimizer, Sgd, Step};
 use crate::simplify;
@@ -202,9 +202,7 @@ fn assemble(model: &Model, options: &Options) -> Result<Plan> {
     drop(traced);
     let whole = b.finish()?;
     let cutter = Cutter { model, whole: &whole, opened: &opened };
-    let forward = cutter.cut("forward", &[std::slice::from_ref(&names.loss)])?;
     let of = |map: &BTreeMap<String, String>| map.values().cloned().collect::<Vec<_>>();
-    let plain = cutter.cut("plain", &[std::slice::from_ref(&names.loss), &names.plain, &of(&names.statistics)])?;
     let evaluate = match options.train_batch_norm || options.train_dropout {
         true => evaluation(model, options, &ways)?,
         false => cutter.evaluate(&names)?,
@@ -227,7 +225,10 @@ fn assemble(model: &Model, options: &Options) -> Result<Plan> {
         cutter.cut("plain", &[std::slice::from_ref(&names.loss), &names.plain_steps, &of(&names.statistics)])?;
     let memory = |model: &Model| cost::memory::of_graph(&model.graph);
     let memory = Memory { plain: memory(&without), whole: memory(&graphs[2].1) };
-    let (forward, plain, with_kappa) = (size(&forward), size(&plain), size(&graphs[0].1));
+    let loss = std::slice::from_ref(&names.loss);
+    let forward = size(&whole, &[loss]);
+    let plain = size(&whole, &[loss, &names.plain, &of(&names.statistics)]);
+    let with_kappa = size(&whole, &[&scalars, &of(&names.gradients), &of(&names.statistics)]);
     let beyond =
         |a: Size, b: Size| Size { nodes: a.nodes.saturating_sub(b.nodes), flops: (a.flops - b.flops).max(0.0) };
     let report =
@@ -399,13 +400,12 @@ pub(super) fn cut(
     outputs: &[String],
     keep: &dyn Fn(ValueId) -> bool,
 ) -> Result<Model> {
-    let mut graph = Graph { name: name.to_string(), ..whole.clone() };
     let known = whole.by_name();
-    graph.outputs = outputs.iter().filter_map(|n| known.get(n.as_str()).copied()).collect();
-    let live = graph.ancestors(&graph.outputs);
-    graph.inputs.retain(|id| live.contains(id) || keep(*id));
-    let graph = simplify::simplify(&simplify::dead_code(&graph))?;
-    Ok(Model { graph, metadata: Vec::new(), doc: String::new(), ..model.clone() })
+    let outputs: Vec<ValueId> = outputs.iter().filter_map(|n| known.get(n.as_str()).copied()).collect();
+    let live = whole.ancestors(&outputs);
+    let inputs: Vec<ValueId> = whole.inputs.iter().copied().filter(|id| live.contains(id) || keep(*id)).collect();
+    let graph = Graph { name: name.to_string(), ..simplify::part(whole, &inputs, &outputs, &live) };
+    Ok(Model { graph, metadata: Vec::new(), doc: String::new(), ..model.around() })
 }
 
 /// Parameters, gradients, state and the learning rate → new parameters and state, and the gradients' norm.
@@ -428,7 +428,7 @@ fn optimizer(model: &Model, whole: &Graph, names: &Names, options: &Options) -> 
     }
     let graph = Graph { name: "optimizer".to_string(), ..b.finish()? };
     let graph = simplify::simplify(&graph)?;
-    Ok(Model { graph, metadata: Vec::new(), doc: String::new(), ..model.clone() })
+    Ok(Model { graph, metadata: Vec::new(), doc: String::new(), ..model.around() })
 }
 
 /// The manifest, but for the source, the options and the digests.
@@ -551,6 +551,12 @@ fn initial_tensors(model: &Model, manifest: &Manifest) -> BTreeMap<String, Tenso
     parameters.chain(state).collect()
 }
 
-fn size(model: &Model) -> Size {
-    Size { nodes: model.graph.nodes.len(), flops: cost::flops(&model.graph) }
+/// Of the nodes that these outputs need.
+fn size(whole: &Graph, outputs: &[&[String]]) -> Size {
+    let known = whole.by_name();
+    let of: Vec<ValueId> = outputs.concat().iter().filter_map(|name| known.get(name.as_str()).copied()).collect();
+    let live = whole.ancestors(&of);
+    let needed = |node: &&Node| node.outputs.iter().flatten().any(|id| live.contains(id));
+    let nodes = whole.nodes.iter().filter(needed);
+    Size { nodes: nodes.clone().count(), flops: cost::of_nodes(whole, nodes).flops }
 }

@@ -15,7 +15,7 @@ use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, Valu
 use crate::linear::Cotangent;
 use crate::loss::Inlined;
 use crate::lower;
-use crate::simplify::dead_code;
+use crate::simplify::{dead_code, rebuild};
 use globset::Glob;
 
 /// The model's graph, ready to be traced.
@@ -77,6 +77,8 @@ pub(super) fn open(model: &Model, options: &Options, notes: &mut Vec<String>) ->
     let statistics = if options.train_batch_norm { batch_norm::train(&mut graph, notes) } else { Vec::new() };
     let (graph, inlined) = target::inline(graph, &outputs, options)?;
     let graph = lower::composites(quantized::by_axis(quantized::joined(graph)), |_: &Node| true)?;
+    // Once here rather than in every graph that is cut out of the traced one.
+    let graph = rebuild(&graph)?;
     // What a value is used as shows before lowering; ids change, names stay.
     let at = graph.by_name();
     let mut parameters: Vec<Parameter> = flatness::parameters(&model.graph)

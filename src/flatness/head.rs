@@ -8,7 +8,7 @@
 //! sum, behind which nothing may bend. Whatever lets two entries of an axis meet is an edge of the tape.
 
 use crate::ad::{Kind, TanNode};
-use crate::ir::{Dim, Graph, Val, ValueId};
+use crate::ir::{Dim, Graph, Node, Val, ValueId};
 use crate::linear::Linear;
 use crate::ops::{self, Tangent};
 
@@ -233,16 +233,17 @@ pub struct Dependence {
 }
 
 impl Dependence {
-    pub fn on(graph: &Graph, z: ValueId) -> Dependence {
+    /// On `z`, in a graph with these slopes.
+    pub fn on(graph: &Graph, slopes: &Slopes, z: ValueId) -> Dependence {
         let mut at_all = vec![false; graph.values.len()];
         at_all[z.0 as usize] = true;
         let mut smoothly = at_all.clone();
-        for node in &graph.nodes {
+        // What stands in front of it does not depend on it.
+        let behind = graph.value(z).producer.map_or(0, |node| node.0 as usize + 1);
+        for (node, constant) in graph.nodes.iter().zip(&slopes.constant).skip(behind) {
             if !node.reads().any(|id| at_all[id.0 as usize]) {
                 continue;
             }
-            let known = ops::lookup(&node.op).filter(|_| node.domain.is_empty());
-            let constant = known.is_some_and(|op| matches!(op.tangent.of(&node.attrs), Tangent::Zero));
             let smooth = !constant && node.reads().any(|id| smoothly[id.0 as usize]);
             for id in node.outputs.iter().flatten() {
                 at_all[id.0 as usize] = true;
@@ -250,6 +251,21 @@ impl Dependence {
             }
         }
         Dependence { at_all, smoothly }
+    }
+}
+
+/// Which nodes of a graph are constant almost everywhere.
+pub struct Slopes {
+    constant: Vec<bool>,
+}
+
+impl Slopes {
+    pub fn of(graph: &Graph) -> Slopes {
+        let constant = |node: &Node| {
+            let known = ops::lookup(&node.op).filter(|_| node.domain.is_empty());
+            known.is_some_and(|op| matches!(op.tangent.of(&node.attrs), Tangent::Zero))
+        };
+        Slopes { constant: graph.nodes.iter().map(constant).collect() }
     }
 }
 

@@ -134,7 +134,7 @@ pub fn build<'g>(b: &'g Builder, layer: &Layer, on: Objective<'g>, request: &Req
     let linear = linearise(&tape, &[on.loss, on.prediction], &[variable])?;
     let nodes = linear.tape_nodes();
     let source = linear.place_of(variable.id());
-    let found = Survey::of(layer, on, &Tapes { nodes: &nodes, linear: &linear }, source, variable);
+    let found = Survey::of(layer, on, &Tapes::new(b, &nodes, &linear), source, variable);
     let site = &found.site;
     let outer_weight = request.detach_trace.then(|| b.copy(root, &format!("kappa/{}/weight", layer.name)));
     b.scope(&format!("kappa/{}/", layer.name));

@@ -1,6 +1,6 @@
 //! What can be said of κ of a layer before it is built: its head, the ways to κ, what each costs, which one is taken.
 
-use super::head::{Class, Dependence, Head, Stretch};
+use super::head::{Class, Dependence, Head, Slopes, Stretch};
 use super::hutchinson::Probes;
 use super::kappa::{Estimator, Measure, Objective, Request, in_weight};
 use super::layer::Layer;
@@ -19,8 +19,16 @@ const FULL_LIMIT: f64 = 1.25;
 
 /// A linearisation of the loss and of what it reads, in this order, with its tape.
 pub struct Tapes<'a, 'g> {
-    pub nodes: &'a [TanNode<'g>],
-    pub linear: &'a Linearised<'g>,
+    nodes: &'a [TanNode<'g>],
+    linear: &'a Linearised<'g>,
+    /// Of the graph that is linearised.
+    slopes: Slopes,
+}
+
+impl<'a, 'g> Tapes<'a, 'g> {
+    pub fn new(b: &Builder, nodes: &'a [TanNode<'g>], linear: &'a Linearised<'g>) -> Self {
+        Tapes { nodes, linear, slopes: b.read(Slopes::of) }
+    }
 }
 
 /// A way to κ.
@@ -71,7 +79,7 @@ impl Survey {
         let stretch = source.zip(at(0)).and_then(|(source, loss)| Stretch::new(tapes.nodes, source, loss, at(1)));
         let (head, cost) = match &stretch {
             Some(stretch) => {
-                let depends = b.read(|g| Dependence::on(g, variable.id()));
+                let depends = b.read(|g| Dependence::on(g, &tapes.slopes, variable.id()));
                 (stretch.classify(&depends, variable, logits, feature), HeadCost::of(stretch, &depends))
             }
             None => (Head { class: Class::Affine, flat: true, axes: Vec::new() }, HeadCost::default()),
@@ -220,6 +228,7 @@ pub fn survey<'g>(
     let tape = Tape::new(b);
     let whole = linearise(&tape, &[on.loss, on.prediction], variables).ok();
     let nodes = whole.as_ref().map(Linearised::tape_nodes).unwrap_or_default();
+    let tapes = whole.as_ref().map(|linear| Tapes::new(b, &nodes, linear));
     let above = b.read(|g| g.ancestors(&[on.loss.id()]));
     let look = |layer: &Layer| -> Result<Finding> {
         if !above.contains(&layer.output) {
@@ -227,10 +236,9 @@ pub fn survey<'g>(
         }
         let z = b.val(layer.output);
         let variable = if in_weight(layer, z) { b.val(layer.weight) } else { z };
-        let found = match &whole {
-            Some(linear) if linear.place_of(variable.id()).is_some() => {
-                let source = linear.place_of(variable.id());
-                Survey::of(layer, on, &Tapes { nodes: &nodes, linear }, source, variable)
+        let found = match &tapes {
+            Some(tapes) if tapes.linear.place_of(variable.id()).is_some() => {
+                Survey::of(layer, on, tapes, tapes.linear.place_of(variable.id()), variable)
             }
             // No parameter stands before it, or a node without derivative somewhere, which need not stand between this
             // layer and the loss.
@@ -239,7 +247,7 @@ pub fn survey<'g>(
                 let linear = linearise(&tape, &[on.loss, on.prediction], &[variable])?;
                 let nodes = linear.tape_nodes();
                 let source = linear.place_of(variable.id());
-                Survey::of(layer, on, &Tapes { nodes: &nodes, linear: &linear }, source, variable)
+                Survey::of(layer, on, &Tapes::new(b, &nodes, &linear), source, variable)
             }
         };
         let chosen = found.choose(layer, request)?;

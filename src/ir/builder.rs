@@ -42,6 +42,8 @@ struct State {
     fault: Option<Error>,
     /// Values below this id keep their names.
     named: u32,
+    /// The graph's outputs, for looking up.
+    outputs: HashSet<ValueId>,
 }
 
 impl State {
@@ -106,6 +108,11 @@ impl State {
             }
         }
         (captures, None)
+    }
+
+    fn add_output(&mut self, id: ValueId) {
+        self.graph.outputs.push(id);
+        self.outputs.insert(id);
     }
 
     fn add_value(&mut self, name: String, fact: Fact, data: Option<Tensor>, producer: Option<NodeId>) -> ValueId {
@@ -186,6 +193,7 @@ impl Builder {
             }
         }
         state.named = graph.values.len() as u32;
+        state.outputs = graph.outputs.iter().copied().collect();
         state.graph = graph;
         Builder { state: RefCell::new(state) }
     }
@@ -593,9 +601,9 @@ impl Builder {
     pub fn output(&self, val: Val<'_>, name: &str) -> String {
         let mut s = self.state.borrow_mut();
         let value = s.graph.value(val.id());
-        let taken = s.graph.outputs.contains(&val.id());
+        let taken = s.outputs.contains(&val.id());
         if value.name == name && !taken {
-            s.graph.outputs.push(val.id());
+            s.add_output(val.id());
             return name.to_string();
         }
         let producer = value.producer;
@@ -608,14 +616,14 @@ impl Builder {
             if producer.is_none_or(|node| s.graph.node(node).name != old) {
                 s.names.remove(&old);
             }
-            s.graph.outputs.push(val.id());
+            s.add_output(val.id());
             return name;
         }
         let node_name = s.fresh(&format!("{name}/Identity"));
         let node = Node { name: node_name, op: "Identity".into(), inputs: vec![Some(val.id())], ..Node::default() };
         drop(s);
         if let Some(Some(copy)) = self.push(node, &[Some(name.clone())], vec![fact]).pop() {
-            self.state.borrow_mut().graph.outputs.push(copy.id());
+            self.state.borrow_mut().add_output(copy.id());
         }
         name
     }

@@ -59,6 +59,21 @@ pub struct Model {
     pub metadata: Vec<(String, String)>,
 }
 
+impl Model {
+    /// The same model around an empty graph.
+    pub fn around(&self) -> Model {
+        Model {
+            graph: Graph::default(),
+            opset: self.opset,
+            ir_version: self.ir_version,
+            domains: self.domains.clone(),
+            producer: self.producer.clone(),
+            doc: self.doc.clone(),
+            metadata: self.metadata.clone(),
+        }
+    }
+}
+
 impl Graph {
     pub fn value(&self, id: ValueId) -> &Value {
         &self.values[id.0 as usize]

@@ -1,16 +1,21 @@
 //! Dead code.
 
 use crate::ir::{Graph, ValueId};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// The graph without what no output needs. Inputs stay.
 pub fn dead_code(graph: &Graph) -> Graph {
-    let (live, inputs) = (graph.ancestors(&graph.outputs), graph.input_set());
+    part(graph, &graph.inputs, &graph.outputs, &graph.ancestors(&graph.outputs))
+}
+
+/// The part of the graph that computes `outputs`; `live` is all that they are computed from.
+pub(crate) fn part(graph: &Graph, inputs: &[ValueId], outputs: &[ValueId], live: &HashSet<ValueId>) -> Graph {
+    let of_inputs: HashSet<ValueId> = inputs.iter().copied().collect();
     let mut out = Graph { name: graph.name.clone(), ..Graph::default() };
     let mut moved: HashMap<ValueId, ValueId> = HashMap::new();
     for id in graph.value_ids() {
         let value = graph.value(id);
-        let free = value.producer.is_none() && (live.contains(&id) || inputs.contains(&id));
+        let free = value.producer.is_none() && (live.contains(&id) || of_inputs.contains(&id));
         if free {
             moved.insert(id, out.add_value(value.clone()));
         }
@@ -36,7 +41,7 @@ pub fn dead_code(graph: &Graph) -> Graph {
         out.nodes.push(node);
     }
     let there = |ids: &[ValueId]| ids.iter().filter_map(|id| moved.get(id).copied()).collect();
-    out.inputs = there(&graph.inputs);
-    out.outputs = there(&graph.outputs);
+    out.inputs = there(inputs);
+    out.outputs = there(outputs);
     out
 }

@@ -13,6 +13,8 @@ mod rebuild;
 mod sums;
 
 pub use dead::dead_code;
+pub(crate) use dead::part;
+pub(crate) use rebuild::rebuild;
 pub use rebuild::simplify;
 
 use crate::ir::{Attrs, Builder, Node, Val};

@@ -8,6 +8,11 @@ use std::collections::HashMap;
 /// The same function with every rewrite applied: names of inputs, initialisers and outputs stay, names of what
 /// remains of the rest too.
 pub fn simplify(graph: &Graph) -> Result<Graph> {
+    Ok(dead_code(&rebuild(graph)?))
+}
+
+/// The same, with what no output needs.
+pub(crate) fn rebuild(graph: &Graph) -> Result<Graph> {
     let b = Builder::new();
     let mut values: HashMap<ValueId, Val> = HashMap::new();
     for &id in &graph.inputs {
@@ -64,7 +69,7 @@ pub fn simplify(graph: &Graph) -> Result<Graph> {
     }
     let mut made = b.finish()?;
     made.name = graph.name.clone();
-    Ok(dead_code(&made))
+    Ok(made)
 }
 
 /// An output of exactly that name: what has it by its node's name gives way.
