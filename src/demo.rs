@@ -11,6 +11,7 @@ use std::{
 use crate::{
     artifact::{self, Plan, Target, manifest},
     error::{Error, Result},
+    files,
     flatness::{Estimator, Measure},
     loss::Loss,
     onnx,
@@ -367,7 +368,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory).map_err(at(directory))?;
     }
-    fs::write(path, bytes).map_err(at(path))
+    files::write(path, bytes).map_err(at(path))
 }
 
 #[cfg(test)]

@@ -152,6 +152,9 @@ pub enum Error {
     )]
     NoKappaGradient { layer: String, kappa_norm: f64, loss_norm: f64 },
 
+    #[error("a constant of shape {shape:?} would stand in the graph; more than {limit} elements are not written")]
+    ConstantTooLarge { shape: Vec<usize>, limit: usize },
+
     #[error("broken graph: {what}")]
     BrokenGraph { what: String },
 

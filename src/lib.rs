@@ -71,6 +71,7 @@
 //! | [`demo`] | all of it on data that ships with the program |
 //! | [`eval`] | a slow, obvious interpreter in `f64`: the oracle of every rule |
 //! | [`tensor`] | tensors on the host |
+//! | [`files`], [`limits`], [`shown`] | files read up to a limit and written whole; how large things may become; text out of files, safe to show |
 //! | [`cli`] | a command a file: its arguments and what it prints |
 //!
 //! # Invariants
@@ -85,6 +86,8 @@
 //! - The same input gives the same bytes.
 //! - A file or directory appears under its final name whole or not at all.
 
+#![deny(unsafe_code)]
+
 pub mod ad;
 pub mod artifact;
 pub mod balance;
@@ -94,8 +97,10 @@ pub mod cost;
 pub mod demo;
 pub mod error;
 pub mod eval;
+pub mod files;
 pub mod flatness;
 pub mod ir;
+pub mod limits;
 pub mod linear;
 pub mod loss;
 pub mod lower;
@@ -104,6 +109,7 @@ pub mod onnx;
 pub mod ops;
 pub mod optim;
 pub mod runtime;
+pub mod shown;
 pub mod simplify;
 pub mod tensor;
 pub mod train;

@@ -69,7 +69,7 @@ fn faults_of_a_configuration() {
           |
         1 | epoch = 3
           | ^^^^^
-        unknown field `epoch`, expected one of `artifact`, `data`, `val`, `epochs`, `steps`, `mean`, `std`, `label-column`, `augment`, `batch-size`, `last-batch`, `accumulate`, `lr`, `schedule`, `warmup`, `seed`, `lambda`, `lambda-sweep`, `seeds`, `init`, `lambda-warmup`, `ema`, `patience`, `metric`, `log-every`, `checkpoint-every`, `keep`, `processes`, `device`, `threads`
+        unknown field `epoch`, expected one of `artifact`, `data`, `val`, `epochs`, `steps`, `mean`, `std`, `label-column`, `max-unpacked`, `augment`, `batch-size`, `last-batch`, `accumulate`, `lr`, `schedule`, `warmup`, `seed`, `lambda`, `lambda-sweep`, `seeds`, `init`, `lambda-warmup`, `ema`, `patience`, `metric`, `log-every`, `checkpoint-every`, `keep`, `processes`, `device`, `threads`
     "#]].assert_eq(&fails("epoch = 3\n", 1));
     expect![[r#"
         error: DIR/run.toml: not a configuration: TOML parse error at line 1, column 6

@@ -37,7 +37,8 @@ pub fn linearise<'g>(tape: &'g Tape<'g>, of: &[Val<'g>], wrt: &[Val<'g>]) -> Res
         }
     }
     let scope = b.current_scope();
-    path.iter().for_each(|node| walk.node(node));
+    // The first fault is the cause of those after it.
+    path.iter().take_while(|_| !b.has_fault()).for_each(|node| walk.node(node));
     b.scope(&scope);
     let unsupported = tape.take_blocked();
     if !unsupported.is_empty() {
@@ -112,6 +113,12 @@ impl<'g> Walk<'g> {
             Some(kind) => kind,
         };
         let rounded = self.stands_for_rounded(node, kind);
+        let ranks = |id: &ValueId| b.val(*id).shape();
+        node.inputs.iter().flatten().filter(|id| self.tangents.contains_key(id)).for_each(|id| drop(ranks(id)));
+        self.carrying(node, rounded).iter().for_each(|(_, out)| drop(ranks(&out.id())));
+        if b.has_fault() {
+            return;
+        }
         tape.set_scope(&node.name);
         b.scope(&format!("{}.linear", node.name));
         let mut together: Option<Vec<Tan<'g>>> = None;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::ort_training;
-use crate::tensor::DType;
+use crate::{files, tensor::DType};
 
 /// The file's name within an artifact.
 pub const FILE: &str = "manifest.json";
@@ -21,6 +21,8 @@ pub const PARAMETERS: &str = "parameters.safetensors";
 pub const MODEL: &str = "model.onnx";
 /// The version that this program writes and reads.
 pub const VERSION: u32 = 1;
+/// Bytes of a manifest at most.
+const LONGEST: u64 = 64 << 20;
 /// The one symbol that a probe's shape may hold.
 pub const BATCH: &str = "batch";
 
@@ -61,6 +63,14 @@ pub enum Fault {
     Symbol { probe: String, symbol: String },
     #[error("probe `{probe}` has the probability {found:?}; expected a number from 0 to 1")]
     Probability { probe: String, found: Option<f64> },
+    #[error("{graph} has the input `{name}`, which has no role here")]
+    NoRole { graph: String, name: String },
+    #[error("{graph} has no {what} `{name}`")]
+    NoPort { graph: String, what: &'static str, name: String },
+    #[error("`{name}` of {graph} is {found}; expected {expected}")]
+    PortType { graph: String, name: String, found: String, expected: String },
+    #[error("{graph} cannot be read: {why}")]
+    Unreadable { graph: String, why: String },
     #[error("{place} has {found} names for κ; expected none or {expected}, one a layer")]
     KappaCount { place: String, found: usize, expected: usize },
 }
@@ -287,7 +297,7 @@ impl Manifest {
     /// [`Error::Version`] before anything else is looked at; [`Error::Invalid`] lists every fault at once.
     pub fn read(directory: &Path) -> Result<Manifest, Error> {
         let path = directory.join(FILE);
-        let text = fs::read_to_string(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+        let text = files::read_text(&path, LONGEST).map_err(|source| Error::Io { path: path.clone(), source })?;
         Manifest::parse(&path, &text)
     }
 
@@ -428,7 +438,8 @@ impl Manifest {
     /// Compares the named files in `directory` with the digests of the manifest; a file without a digest passes.
     ///
     /// # Errors
-    /// [`Error::Io`] if a file cannot be read, [`Error::Digest`] if one differs.
+    /// [`Error::Io`] if a file cannot be read, [`Error::Digest`] if one differs; [`Error::Invalid`] with everything in
+    /// which the graphs among them are not as the manifest has it.
     pub fn verify_files(&self, directory: &Path, names: &[&str]) -> Result<(), Error> {
         for name in names {
             let Some(entry) = self.files.get(*name) else {
@@ -440,7 +451,8 @@ impl Manifest {
                 return Err(Error::Digest { path, expected: entry.sha256.clone(), found });
             }
         }
-        Ok(())
+        let faults = super::agreement::faults(self, directory, names);
+        if faults.is_empty() { Ok(()) } else { Err(Error::Invalid { path: directory.join(FILE), faults }) }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Artifacts: what `inject` writes and every runtime trains.
 
+mod agreement;
 mod batch_norm;
 mod dropout;
 mod export;

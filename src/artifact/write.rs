@@ -4,8 +4,8 @@ use super::manifest::{self, FileEntry, Manifest};
 use super::ort_training::Record;
 use super::standard::Plan;
 use crate::error::{Error, Result};
-use crate::{onnx, tensor};
-use std::fs::{self, File};
+use crate::{files, onnx, tensor};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// `MODEL-STEM.fam` beside nothing else: in the current directory.
@@ -50,12 +50,8 @@ impl Draft {
     /// [`check_free`]; [`Error::Io`].
     pub fn new(directory: &Path, force: bool) -> Result<Draft> {
         check_free(directory, force)?;
-        let parent = match directory.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        let draft = tempfile::Builder::new().prefix(".fam-onnx-").tempdir_in(&parent).map_err(at(&parent))?;
-        Ok(Draft { draft, directory: directory.to_owned(), parent })
+        let draft = files::draft_beside(directory, files::UNFINISHED).map_err(at(directory))?;
+        Ok(Draft { draft, directory: directory.to_owned(), parent: files::parent(directory) })
     }
 
     /// Where it is made.
@@ -86,10 +82,7 @@ pub fn write(plan: &Plan, inference: &[u8], directory: &Path, force: bool) -> Re
     let draft = Draft::new(directory, force)?;
     let mut manifest = plan.manifest.clone();
     let mut save = |name: &str, bytes: &[u8]| -> Result<()> {
-        let path = draft.path().join(name);
-        let mut file = File::create(&path).map_err(at(&path))?;
-        std::io::Write::write_all(&mut file, bytes).map_err(at(&path))?;
-        file.sync_all().map_err(at(&path))?;
+        files::write(&draft.path().join(name), bytes).map_err(at(&directory.join(name)))?;
         manifest.files.insert(name.to_string(), FileEntry { sha256: manifest::sha256(bytes) });
         Ok(())
     };
@@ -102,9 +95,8 @@ pub fn write(plan: &Plan, inference: &[u8], directory: &Path, force: bool) -> Re
         .iter()
         .map(|(name, t)| Ok((name.clone(), tensor::Tensor::new(t.dtype, t.shape.clone(), t.bytes.to_vec())?)));
     save(manifest::PARAMETERS, &tensor::encode_safetensors(&tensors.collect::<Result<_>>()?)?)?;
-    let path = draft.path().join(manifest::FILE);
-    fs::write(&path, manifest.to_json()?).map_err(at(&path))?;
-    File::open(&path).and_then(|f| f.sync_all()).map_err(at(&path))?;
+    let text = manifest.to_json()?;
+    files::write(&draft.path().join(manifest::FILE), text.as_bytes()).map_err(at(&directory.join(manifest::FILE)))?;
     draft.finish()
 }
 
@@ -112,7 +104,7 @@ pub fn write(plan: &Plan, inference: &[u8], directory: &Path, force: bool) -> Re
 fn replace(draft: tempfile::TempDir, directory: &Path, parent: &Path) -> std::io::Result<()> {
     set_permissions(draft.path())?;
     let aside = if fs::symlink_metadata(directory).is_ok() {
-        let aside = tempfile::Builder::new().prefix(".fam-onnx-old-").tempdir_in(parent)?;
+        let aside = files::draft_beside(directory, ".fam-onnx-old-")?;
         fs::rename(directory, aside.path().join("old"))?;
         Some(aside)
     } else {
@@ -126,7 +118,7 @@ fn replace(draft: tempfile::TempDir, directory: &Path, parent: &Path) -> std::io
     }
     // The draft has its final name now.
     let _ = draft.keep();
-    File::open(parent)?.sync_all()
+    files::sync_directory(parent)
 }
 
 /// A temporary directory is private; an artifact is as readable as any new directory.

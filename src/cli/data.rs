@@ -15,6 +15,9 @@ pub(super) struct DataArgs {
     /// The column of a .csv file that holds the labels [default: labels, label, y, target or class]
     #[arg(long, value_name = "NAME")]
     pub label_column: Option<String>,
+    /// Refuse arrays that unpack to more bytes: compressed ones, and those that lie column after column [default: 16 GiB]
+    #[arg(long, value_name = "BYTES")]
+    pub max_unpacked: Option<u64>,
 }
 
 impl DataArgs {
@@ -24,6 +27,7 @@ impl DataArgs {
             mean: self.mean.clone().unwrap_or(base.mean),
             std: self.std.clone().unwrap_or(base.std),
             label_column: self.label_column.clone().or(base.label_column),
+            max_unpacked: self.max_unpacked.unwrap_or(base.max_unpacked),
         }
     }
 }

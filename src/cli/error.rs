@@ -4,8 +4,9 @@ use super::output;
 use crate::{
     Error as Program,
     artifact::manifest,
-    runtime,
-    train::{self, Group},
+    onnx::ModelFault,
+    runtime, shown,
+    train::{self, Group, data},
 };
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -81,7 +82,11 @@ impl Error {
     pub fn report(&self) {
         match self {
             // Help goes to stdout and errors to stderr; if that fails there is nowhere left to say so.
-            Error::Arguments(error) => drop(error.print()),
+            Error::Arguments(error) if error.exit_code() == 0 || !holds_hidden(std::env::args_os()) => {
+                drop(error.print());
+            }
+            // The message repeats arguments, which may come from elsewhere than a keyboard.
+            Error::Arguments(error) => output::report(error.to_string().trim_start_matches("error: "), None),
             Error::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             Error::Reported { .. } => {}
             _ => output::report(&self.to_string(), self.hint().as_deref()),
@@ -121,6 +126,7 @@ pub(super) fn settle(group: &Group, result: Result<()>) -> Result<()> {
 
 fn model_hint(error: &Program) -> Option<String> {
     let hint = match error {
+        Program::InvalidModel { faults, .. } => return faults.iter().find_map(limit_hint),
         Program::Exists { .. } => "choose another directory with -o, or replace this one with --force",
         Program::NotOurs { .. } => "choose another directory with -o",
         Program::UnknownName { what: "layer", .. } => "fam-onnx inspect MODEL lists the layers and their names",
@@ -133,6 +139,15 @@ fn model_hint(error: &Program) -> Option<String> {
         Program::NoArtifact { .. } => "--artifact DIR names it",
         Program::OtherModel { .. } => "--artifact DIR names the artifact that it belongs to",
         Program::NotDifferentiable { .. } => "fam-onnx inspect MODEL lists every operator with its derivative",
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+fn limit_hint(fault: &ModelFault) -> Option<String> {
+    let hint = match fault {
+        ModelFault::TooManyNodes { .. } => "--max-nodes N allows more nodes",
+        ModelFault::Unpacked { .. } => "--max-unpacked BYTES allows more",
         _ => return None,
     };
     Some(hint.to_owned())
@@ -156,6 +171,10 @@ fn runtime_hint(error: &runtime::Error) -> Option<String> {
         }
         _ => None,
     }
+}
+
+fn holds_hidden(mut arguments: impl Iterator<Item = std::ffi::OsString>) -> bool {
+    arguments.any(|argument| argument.to_string_lossy().chars().any(shown::is_hidden))
 }
 
 fn out_of_room(kind: io::ErrorKind) -> bool {
@@ -188,6 +207,7 @@ fn train_hint(error: &train::Error) -> Option<String> {
         train::Error::Checkpoint { .. } => {
             Some("give another checkpoint of the run, RUN/checkpoints/step-N".to_owned())
         }
+        train::Error::Data(data::Error::Unpacked { size, .. }) => Some(format!("--max-unpacked {size} allows it")),
         train::Error::NoAverage { .. } => Some("fam-onnx train --ema 0.999 keeps one".to_owned()),
         train::Error::DataChanged { path } => {
             Some(format!("to go on with them all the same, name them: --data {}", path.display()))

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
+use super::limits::ModelLimitArgs;
 use super::{Output, Result};
 use crate::{ad, ir::Model, onnx};
 
@@ -48,6 +49,8 @@ struct Differentiate {
     /// The model to write
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
+    #[command(flatten)]
+    limits: ModelLimitArgs,
 }
 
 type Mode = fn(&Model, &str, &[String]) -> crate::Result<ad::Differentiated>;
@@ -72,7 +75,7 @@ impl Differentiate {
         if same(&self.model, &self.output) {
             return Err(crate::Error::OutputIsInput { path: self.output.clone() }.into());
         }
-        let model = onnx::read(&self.model)?;
+        let model = onnx::read_within(&self.model, &self.limits.limits())?;
         let result = mode(&model, &self.of, &self.wrt)?;
         onnx::write(&result.model, &self.output)?;
         let (before, after) = (model.graph.nodes.len(), result.model.graph.nodes.len());

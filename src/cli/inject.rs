@@ -4,6 +4,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::data::DataArgs;
+use super::limits::LimitArgs;
 use super::loss::LossArgs;
 use super::optimizer::OptimizerArgs;
 use super::table::{metric, significant, table};
@@ -12,6 +13,7 @@ use crate::artifact::{self, Options, Plan, manifest, ort_training};
 use crate::balance::{Balanced, Batches, balance};
 use crate::flatness::{Estimator, Measure, Probes};
 use crate::ir::Model;
+use crate::limits::Limits;
 use crate::onnx;
 use crate::train::data;
 
@@ -105,6 +107,8 @@ pub(super) struct Inject {
     data_args: DataArgs,
     #[command(flatten)]
     runtime: RuntimeArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -192,7 +196,10 @@ impl Inject {
         if !self.dry_run {
             artifact::check_free(&directory, self.force)?;
         }
-        let model = onnx::read(&self.model)?;
+        let model = onnx::read_within(
+            &self.model,
+            &Limits { unpacked: self.data_args.options(data::Options::default()).max_unpacked, ..self.limits.limits() },
+        )?;
         let source = manifest::Source {
             name: self.model.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
             sha256: manifest::sha256_file(&self.model)

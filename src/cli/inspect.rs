@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::limits::ModelLimitArgs;
 use super::loss::LossArgs;
 use super::table::{metric, table};
 use super::{Output, Result};
@@ -26,6 +27,8 @@ pub(super) struct Inspect {
     model: PathBuf,
     #[command(flatten)]
     loss: LossArgs,
+    #[command(flatten)]
+    limits: ModelLimitArgs,
 }
 
 /// A layer and what can be said of κ there.
@@ -40,7 +43,7 @@ struct Row {
 
 impl Inspect {
     pub fn run(&self, output: &Output) -> Result<()> {
-        let model = onnx::read(&self.model)?;
+        let model = onnx::read_within(&self.model, &self.limits.limits())?;
         let graph = &model.graph;
         let (rows, plain_memory) = self.rows(&model)?;
         let operators = operators(graph);

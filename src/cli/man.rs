@@ -3,6 +3,7 @@ use std::{fs, io, path::PathBuf};
 use clap::Args;
 
 use super::{Error, Output, Result, definition};
+use crate::files;
 
 /// Print the manual page, or write one for each command
 #[derive(Debug, Args)]
@@ -29,7 +30,7 @@ impl Man {
         for command in subcommands.chain([command.clone()]) {
             let name = command.get_display_name().unwrap_or(command.get_name()).to_owned();
             let path = directory.join(format!("{name}.1"));
-            page(command).and_then(|page| fs::write(&path, page)).map_err(|source| Error::Io { path, source })?;
+            page(command).and_then(|page| files::write(&path, &page)).map_err(|source| Error::Io { path, source })?;
         }
         Ok(())
     }

@@ -5,10 +5,12 @@ use serde_json::{Value, json};
 
 use super::data::DataArgs;
 use super::inject::EstimatorArg;
+use super::limits::LimitArgs;
 use super::loss::LossArgs;
 use super::table::{significant, table};
 use super::{Output, Result, RuntimeArgs, progress};
 use crate::artifact::{self, Measurement, Options};
+use crate::limits::Limits;
 use crate::measure::{Figures, LayerFigures, Mean, Meter, Pace};
 use crate::onnx;
 use crate::train::{
@@ -61,11 +63,16 @@ pub(super) struct Measure {
     data_args: DataArgs,
     #[command(flatten)]
     runtime: RuntimeArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 impl Measure {
     pub fn run(self, output: &Output) -> Result<()> {
-        let model = onnx::read(&self.model)?;
+        let model = onnx::read_within(
+            &self.model,
+            &Limits { unpacked: self.data_args.options(data::Options::default()).max_unpacked, ..self.limits.limits() },
+        )?;
         let options = Options {
             output_name: self.loss.output_name(),
             estimator: self.estimator.chosen(),

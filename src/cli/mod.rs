@@ -10,6 +10,7 @@ mod grad;
 mod inject;
 mod inspect;
 mod interrupt;
+mod limits;
 mod loss;
 mod man;
 mod measure;
@@ -113,7 +114,7 @@ impl Cli {
 }
 
 /// The whole command line, for completions and manual pages.
-fn definition() -> clap::Command {
+pub fn definition() -> clap::Command {
     Cli::command()
 }
 
@@ -156,6 +157,14 @@ fn open_runtime(explicit: Option<&std::path::Path>, fetch: Fetch, output: &Outpu
     let library = runtime.library();
     output.detail(&format!("ONNX Runtime {} from {} ({})", library.version, library.path.display(), library.origin));
     Ok(runtime)
+}
+
+/// Says what a panic is: a fault of this program, wherever it came from.
+pub fn report_panic(info: &std::panic::PanicHookInfo) {
+    let what = info.payload_as_str().unwrap_or("no reason given");
+    let place = info.location().map_or(String::new(), |place| format!(" ({}:{})", place.file(), place.line()));
+    let hint = "please report it, with the command and the file that led here";
+    output::report(&format!("internal error: {what}{place}"), Some(hint));
 }
 
 fn usage(message: String) -> Error {

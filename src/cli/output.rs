@@ -6,6 +6,7 @@ use anstream::ColorChoice;
 use clap::builder::styling::{AnsiColor, Style};
 
 use super::{Common, Error, Result};
+use crate::shown;
 
 /// How much is printed, and in which form.
 #[derive(Debug, Clone, Copy)]
@@ -32,20 +33,20 @@ impl Output {
     /// A line for people, on stderr.
     pub fn say(&self, text: &str) {
         if !self.quiet {
-            to_stderr(text);
+            to_stderr(&shown::short_lines(text));
         }
     }
 
     /// As [`Output::say`], with `--verbose` only.
     pub fn detail(&self, text: &str) {
         if self.verbose {
-            to_stderr(text);
+            to_stderr(&shown::short_lines(text));
         }
     }
 
     /// The result: `text` for people or, with `--json`, the document.
     pub fn result(&self, text: &str, json: impl FnOnce() -> serde_json::Value) -> Result<()> {
-        if self.json { self.print(&format!("{:#}\n", json())) } else { self.print(text) }
+        if self.json { self.print(&format!("{}\n", shown::json(&json()))) } else { self.print(&shown::lines(text)) }
     }
 
     /// Text on stdout, as it is.
@@ -67,18 +68,8 @@ fn to_stderr(text: &str) {
 
 /// An error and what the command line offers against it. Names out of files pass, terminal commands in them do not.
 pub(super) fn report(error: &str, hint: Option<&str>) {
-    to_stderr(&format!("{ERROR}error:{ERROR:#} {}", printable(error)));
+    to_stderr(&format!("{ERROR}error:{ERROR:#} {}", shown::short_lines(error)));
     if let Some(hint) = hint {
-        to_stderr(&format!("{HINT}hint:{HINT:#} {}", printable(hint)));
+        to_stderr(&format!("{HINT}hint:{HINT:#} {}", shown::short_lines(hint)));
     }
-}
-
-/// Control characters but line ends written out.
-fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| {
-            let plain = c == '\n' || !c.is_control();
-            if plain { vec![c] } else { c.escape_unicode().collect() }
-        })
-        .collect()
 }

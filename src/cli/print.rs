@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
+use super::limits::ModelLimitArgs;
 use super::{Output, Result};
 use crate::onnx;
 
@@ -17,11 +18,13 @@ Examples:
 pub(super) struct Print {
     /// The model, an .onnx file
     model: PathBuf,
+    #[command(flatten)]
+    limits: ModelLimitArgs,
 }
 
 impl Print {
     pub fn run(&self, output: &Output) -> Result<()> {
-        let model = onnx::read(&self.model)?;
+        let model = onnx::read_within(&self.model, &self.limits.limits())?;
         let text = onnx::text(&model, onnx::TextOptions::default());
         output.result(&text, || json!({"version": 1, "text": text}))
     }

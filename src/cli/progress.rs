@@ -70,7 +70,7 @@ impl Progress {
                 Some(bar) => {
                     bar.set_position(record.step);
                     if *logged {
-                        bar.set_message(figures(record));
+                        bar.set_message(crate::shown::line(&figures(record)));
                     }
                 }
                 None if *logged => self.line(&step_line(record)),

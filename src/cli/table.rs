@@ -1,9 +1,11 @@
 //! Tables in plain text.
 
+use crate::shown;
+
 /// Rows under a header, columns two spaces apart; columns whose cells are all numbers stand to the right.
 pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let width = |s: &str| s.chars().count();
-    let cell = |row: &Vec<String>, c: usize| row.get(c).cloned().unwrap_or_default();
+    let cell = |row: &Vec<String>, c: usize| row.get(c).map(|text| short(text)).unwrap_or_default();
     let columns = header.len();
     let widths: Vec<usize> = (0..columns)
         .map(|c| rows.iter().map(|row| width(&cell(row, c))).chain([width(header[c])]).max().unwrap_or(0))
@@ -26,6 +28,22 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let head = line(header.iter().map(|h| h.to_string()).collect());
     let body: String = rows.iter().map(|row| line((0..columns).map(|c| cell(row, c)).collect())).collect();
     format!("{head}{rule}\n{body}")
+}
+
+/// The longest cell, in characters; of a longer one the beginning and the end are shown.
+const CELL: usize = 240;
+
+/// A cell in one line.
+fn short(text: &str) -> String {
+    let chars: Vec<char> = text.chars().collect();
+    let half = CELL / 2;
+    match chars.as_slice() {
+        long if long.len() > CELL => {
+            let (head, tail) = (&long[..half], &long[long.len() - half..]);
+            shown::line(&format!("{}…{}", head.iter().collect::<String>(), tail.iter().collect::<String>()))
+        }
+        _ => shown::line(text),
+    }
 }
 
 /// `1.25 M`: a count with a metric prefix.

@@ -243,6 +243,7 @@ impl Train {
         set(&mut config.data, &self.data);
         let data = self.data_args.options(config.data_options());
         (config.mean, config.std, config.label_column) = (data.mean, data.std, data.label_column);
+        set_optional(&mut config.max_unpacked, &self.data_args.max_unpacked);
         set(&mut config.augment, &self.augment);
         set(&mut config.batch_size, &self.batch_size);
         set(&mut config.last_batch, &self.last_batch);

@@ -9,7 +9,7 @@ use super::kappa::Measure;
 use super::layer::Layer;
 use crate::ad::{Linearised, Second, Tape, linearise};
 use crate::error::Result;
-use crate::ir::{Builder, Dim, Tensor, Val};
+use crate::ir::{Builder, Dim, Val};
 use crate::linear::Cotangent;
 use crate::loss::Curvature;
 
@@ -170,8 +170,7 @@ fn part(v: Val<'_>, axis: i64, start: i64, end: i64, count: i64) -> Val<'_> {
 
 fn identity<'g>(like: Val<'g>, n: i64) -> Val<'g> {
     let size = n.max(0) as usize;
-    let ones = (0..size * size).map(|i| f64::from(u8::from(i / size == i % size)));
-    like.builder().constant(Tensor::from_f64(like.dtype(), &[size, size], ones))
+    like.builder().tabulated(like.dtype(), &[size, size], |i| f64::from(u8::from(i / size == i % size)))
 }
 
 /// From directions `V[d, m]` of the weight to directions of the initialiser that stores it. Storing only moves

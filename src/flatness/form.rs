@@ -1,7 +1,7 @@
 //! How a layer's weight acts, and how the graph stores it.
 
 use super::layer::Layer;
-use crate::ir::{Dim, Tensor, Val, count};
+use crate::ir::{Dim, Val, count};
 use crate::linear::{ConvGeometry, with_lead};
 
 /// How a layer's weight `W[d, m]` acts on its activations.
@@ -223,6 +223,5 @@ fn front_channel(y: Val<'_>) -> Val<'_> {
 /// A filter of ones for one channel.
 fn ones<'g>(x: Val<'g>, g: &ConvGeometry) -> Val<'g> {
     let shape: Vec<usize> = [1, 1].into_iter().chain(g.kernel.iter().map(|&k| k.max(0) as usize)).collect();
-    let taps = shape.iter().product();
-    x.builder().constant(Tensor::from_f64(x.dtype(), &shape, std::iter::repeat_n(1.0, taps)))
+    x.builder().tabulated(x.dtype(), &shape, |_| 1.0)
 }

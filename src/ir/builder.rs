@@ -12,6 +12,9 @@ use std::collections::{HashMap, HashSet};
 /// Constants of at most this many elements are folded.
 const FOLD_LIMIT: usize = 4096;
 
+/// A derivative needs no constant of more elements than this.
+pub const CONSTANT_LIMIT: usize = 1 << 24;
+
 #[derive(Default)]
 pub struct Builder {
     state: RefCell<State>,
@@ -146,11 +149,6 @@ fn fact_of(tensor: &Tensor) -> Fact {
         .flatten()
         .map(|v| v.into_iter().map(Dim::Fixed).collect());
     Fact::new(tensor.dtype, shape).with_ints(ints)
-}
-
-/// Whether a dimension is less than nothing, as where more is cut away than there is.
-fn is_negative(fact: &Fact) -> bool {
-    fact.shape.iter().flatten().any(|dim| dim.fixed().is_some_and(|n| n < 0))
 }
 
 impl Builder {
@@ -305,6 +303,21 @@ impl Builder {
         };
         drop(s);
         self.val(id)
+    }
+
+    /// A constant whose `k`-th element is `f(k)`; a fault beyond [`CONSTANT_LIMIT`].
+    pub fn tabulated<'g>(&'g self, dtype: DType, shape: &[usize], f: impl Fn(usize) -> f64) -> Val<'g> {
+        let elements = shape.iter().fold(1usize, |n, &d| n.saturating_mul(d));
+        if elements > CONSTANT_LIMIT {
+            self.fault(Error::ConstantTooLarge { shape: shape.to_vec(), limit: CONSTANT_LIMIT });
+            return self.zeros(dtype, &shape.iter().map(|&d| Dim::from(d)).collect::<Vec<_>>());
+        }
+        self.constant(Tensor::from_f64(dtype, shape, (0..elements).map(f)))
+    }
+
+    /// Whether something has gone wrong.
+    pub fn has_fault(&self) -> bool {
+        self.state.borrow().fault.is_some()
     }
 
     /// A rank-0 constant.
@@ -673,15 +686,11 @@ impl Builder {
         };
         let label = format!("{}%{}", s.scope, s.graph.values.len());
         let cx = ops::FactCx::new(&s.graph, op, inputs, attrs, outputs, &label);
-        let found = (known.facts)(&cx).and_then(|facts| match facts.iter().find(|fact| is_negative(fact)) {
-            Some(fact) => Err(Fault::Shape {
-                what: "the result's shape",
-                found: fact.to_string(),
-                expected: "no size below 0".to_string(),
-            }),
+        let facts = (known.facts)(&cx).and_then(|facts| match facts.iter().find(|fact| !fact.is_possible()) {
+            Some(fact) => Err(Fault::Size { fact: fact.to_string() }),
             None => Ok(facts),
         });
-        let mut facts = found.map_err(|fault| {
+        let mut facts = facts.map_err(|fault| {
             let seen = inputs.iter().map(|id| match id {
                 Some(id) => format!("{}: {}", s.graph.name_of(*id), s.graph.value(*id).fact),
                 None => "-".to_string(),

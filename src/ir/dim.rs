@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::ops::{Add, Mul, Sub};
 use std::sync::Arc;
 
@@ -37,13 +38,36 @@ impl Poly {
         match self.0.len() {
             0 => Dim::Fixed(0),
             1 if self.0.contains_key(&Vec::new()) => Dim::Fixed(self.0[&Vec::new()]),
+            _ if self.is_long() => opaque(&self),
             _ => Dim::Symbol(Arc::new(self)),
         }
     }
+
+    /// Whether arithmetic with it would take long: expressions can double with every operator of a model.
+    fn is_long(&self) -> bool {
+        self.0.len() > TERM_LIMIT || self.0.keys().any(|symbols| symbols.len() > FACTOR_LIMIT)
+    }
+}
+
+/// More terms than this a dimension does not have, nor a term more factors: beyond it is one symbol of its own.
+const TERM_LIMIT: usize = 64;
+const FACTOR_LIMIT: usize = 16;
+/// The longest name of a symbol, in bytes.
+const NAME_LIMIT: usize = 1024;
+
+/// A symbol in place of something long; the same for equal ones. `?` says that nothing is known of it.
+fn opaque(what: &impl Hash) -> Dim {
+    // Unlike the standard library's tables, this hasher starts from the same state in every process.
+    let mut hash = std::hash::DefaultHasher::new();
+    what.hash(&mut hash);
+    Dim::symbol(&format!("?{:016x}", hash.finish()))
 }
 
 impl Dim {
     pub fn symbol(name: &str) -> Dim {
+        if name.len() > NAME_LIMIT {
+            return opaque(&name);
+        }
         Poly(BTreeMap::from([(vec![Arc::from(name)], 1)])).into_dim()
     }
 
@@ -95,6 +119,14 @@ impl Dim {
         }
     }
 
+    /// The largest number in it, without its sign.
+    pub fn magnitude(&self) -> u64 {
+        match self {
+            Dim::Fixed(n) => n.unsigned_abs(),
+            Dim::Symbol(poly) => poly.0.values().map(|c| c.unsigned_abs()).max().unwrap_or(0),
+        }
+    }
+
     /// `self / by` where it divides term by term (`by` a single term).
     pub fn div_exact(&self, by: &Dim) -> Option<Dim> {
         if self == by {
@@ -113,7 +145,7 @@ impl Dim {
                 let at = rest.iter().position(|s| s == symbol)?;
                 rest.remove(at);
             }
-            if k % c != 0 {
+            if k.checked_rem(c) != Some(0) {
                 return None;
             }
             quotient.insert(rest, k / c);
@@ -124,14 +156,14 @@ impl Dim {
     /// `⌊self / by⌋`
     pub fn div_floor(&self, by: i64) -> Dim {
         match self {
-            Dim::Fixed(n) if by != 0 => Dim::Fixed(n.div_euclid(by)),
+            Dim::Fixed(n) if by != 0 => Dim::Fixed(n.checked_div_euclid(by).unwrap_or(i64::MAX)),
             // Whole multiples leave the floor: ⌊(2H + 3)/2⌋ = H + 1.
             _ => {
                 let poly = self.poly();
                 let constant = poly.0.get(&Vec::new()).copied().unwrap_or(0);
                 let rest = self.clone() - Dim::Fixed(constant);
                 match rest.div_exact(&Dim::Fixed(by)) {
-                    Some(exact) => exact + Dim::Fixed(constant.div_euclid(by)),
+                    Some(exact) => exact + Dim::Fixed(constant.checked_div_euclid(by).unwrap_or(i64::MAX)),
                     None => Dim::symbol(&format!("floor(({self})/{by})")),
                 }
             }
@@ -140,7 +172,7 @@ impl Dim {
 
     /// `⌈self / by⌉`
     pub fn div_ceil(&self, by: i64) -> Dim {
-        (self.clone() + Dim::Fixed(by - 1)).div_floor(by)
+        (self.clone() + Dim::Fixed(by.saturating_sub(1))).div_floor(by)
     }
 }
 

@@ -32,6 +32,20 @@ impl Fact {
     }
 }
 
+/// A tensor has at most this many elements, and so does each of its axes: a petabyte. Sizes below it can be added and
+/// multiplied by small numbers without care.
+pub const MAX_ELEMENTS: u64 = 1 << 48;
+
+impl Fact {
+    /// Whether some tensor can have this shape: no size is negative, and there are no more than [`MAX_ELEMENTS`].
+    pub fn is_possible(&self) -> bool {
+        let Some(shape) = &self.shape else { return true };
+        let small = shape.iter().all(|d| d.magnitude() <= MAX_ELEMENTS && d.fixed().is_none_or(|n| n >= 0));
+        let fixed = || shape.iter().filter_map(Dim::fixed).filter(|&n| n > 0);
+        small && fixed().try_fold(1u64, |n, d| n.checked_mul(d as u64)).is_some_and(|n| n <= MAX_ELEMENTS)
+    }
+}
+
 impl fmt::Display for Fact {
     /// `float[N,10]`; `float` where the rank is unknown.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,7 +3,7 @@
 //! Images are `[N, C, H…]`, filters `[M, C/group, k…]`, as in ONNX.
 
 use super::with_lead;
-use crate::ir::{Attrs, Dim, Tensor, Val, count};
+use crate::ir::{Attrs, Dim, Val, count};
 
 /// Elements of the largest filter made to pick the taps of a window.
 const IDENTITY_LIMIT: i64 = 1 << 19;
@@ -128,10 +128,9 @@ impl ConvGeometry {
     /// The filter `[channels·Πk, 1, k…]` whose `t`-th output of each channel is tap `t`.
     fn identity<'g>(&self, x: Val<'g>, channels: i64) -> Val<'g> {
         let taps: usize = self.kernel.iter().product::<i64>().max(0) as usize;
-        let rows = taps * channels.max(0) as usize;
+        let rows = taps.saturating_mul(channels.max(0) as usize);
         let shape: Vec<usize> = [rows, 1].into_iter().chain(self.kernel.iter().map(|&k| k.max(0) as usize)).collect();
-        let data = (0..rows * taps).map(|i| f64::from(u8::from(i / taps % taps == i % taps)));
-        x.builder().constant(Tensor::from_f64(x.dtype(), &shape, data))
+        x.builder().tabulated(x.dtype(), &shape, |i| f64::from(u8::from(i / taps % taps == i % taps)))
     }
 
     /// `w̄` of `y = x ⋆ w`, of shape `to`; the leading axis belongs to `ct`.

@@ -4,7 +4,7 @@ use super::{widened, with_lead};
 use crate::ir::{Attrs, DType, Dim, Tensor, Val, count};
 
 pub(super) fn gather_shape(t: &[Dim], indices: &[Dim], axis: usize) -> Vec<Dim> {
-    let (before, after) = (t.iter().take(axis), t.iter().skip(axis + 1));
+    let (before, after) = (t.iter().take(axis), t.iter().skip(axis.saturating_add(1)));
     before.chain(indices).chain(after).cloned().collect()
 }
 
@@ -22,6 +22,10 @@ pub(super) fn gather<'g>(t: Val<'g>, indices: Val<'g>, axis: usize) -> Val<'g> {
 /// The transpose of a gather along `axis`: cotangents of equal indices add up.
 pub(super) fn gather_transposed<'g>(ct: Val<'g>, indices: Val<'g>, axis: usize, shape: &[Dim]) -> Val<'g> {
     let (rank, picked) = (shape.len(), indices.rank());
+    if axis >= rank {
+        // The gather itself is at fault, which its facts say.
+        return ct;
+    }
     // The picked axes first, then a plain scatter along axis 0.
     let mut front: Vec<i64> = (axis..axis + picked).map(|a| a as i64).collect();
     front.extend((0..axis).chain(axis + picked..rank - 1 + picked).map(|a| a as i64));

@@ -1,7 +1,7 @@
 //! Average pooling and its transpose.
 
 use super::ConvGeometry;
-use crate::ir::{Attrs, Dim, Fact, Tensor, Val};
+use crate::ir::{Attrs, Dim, Fact, Val};
 
 /// Elements of the largest filter of ones with a group a channel.
 const GROUPED_LIMIT: i64 = 1 << 19;
@@ -67,7 +67,6 @@ impl<'g> AveragePool<'g> {
     /// `[channels, 1, k…]`, all of it `weight`.
     fn filter(&self, like: Val<'g>, channels: i64, weight: f64) -> Val<'g> {
         let shape: Vec<usize> = [channels, 1].iter().chain(&self.g.kernel).map(|&k| k.max(0) as usize).collect();
-        let data = std::iter::repeat_n(weight, shape.iter().product());
-        like.builder().constant(Tensor::from_f64(like.dtype(), &shape, data))
+        like.builder().tabulated(like.dtype(), &shape, |_| weight)
     }
 }

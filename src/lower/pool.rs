@@ -1,6 +1,6 @@
 //! p-norm pools.
 
-use crate::ir::{Dim, Tensor, Val};
+use crate::ir::{Dim, Val};
 use crate::ops::{Cx, Windows};
 
 /// `|x|^p`
@@ -37,8 +37,7 @@ pub fn lp_pool<'g>(c: &Cx<'g>) -> Vec<Val<'g>> {
     let g = windows.geometry(image, &counts, 1);
     let single: Vec<Dim> = [shape[0].clone() * shape[1].clone(), Dim::Fixed(1)].iter().chain(image).cloned().collect();
     let kernel: Vec<usize> = [1, 1].iter().chain(&g.kernel).map(|&k| k as usize).collect();
-    let ones = Tensor::from_f64(x.dtype(), &kernel, std::iter::repeat_n(1.0, kernel.iter().product()));
-    let sums = g.conv(power(x, p).reshape(&single), c.b.constant(ones));
+    let sums = g.conv(power(x, p).reshape(&single), c.b.tabulated(x.dtype(), &kernel, |_| 1.0));
     let whole: Vec<Dim> = shape[..2].iter().chain(sums.shape().get(2..).unwrap_or_default()).cloned().collect();
     vec![root(sums.reshape(&whole), p)]
 }

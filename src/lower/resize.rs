@@ -118,7 +118,7 @@ impl<'a, 'g> Resize<'a, 'g> {
             }
             _ => (0.0, 1.0),
         };
-        Some(Span { from, to, scale: self.known_scale(k)?, roi })
+        Some(Span { from, to, scale: self.known_scale(k)?, roi }).filter(|span| self.r.is_small(span))
     }
 
     fn step(&self, k: usize) -> Step<'g> {

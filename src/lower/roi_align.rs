@@ -89,8 +89,9 @@ impl<'g> Samples<'g> {
         let size = b.dim_scalar(&c.x(0).dim(axis as i64 + 2), work);
         match r.samples {
             Some(each) => {
-                let at = (0..bins * each).map(|k| (k / each) as f64 + ((k % each) as f64 + 0.5) / each as f64);
-                let at = b.constant(Tensor::from_f64(work, &[(bins * each) as usize], at));
+                let places = usize::try_from(bins.saturating_mul(each)).unwrap_or(0);
+                let place = |k: i64| (k / each) as f64 + ((k % each) as f64 + 0.5) / each as f64;
+                let at = b.tabulated(work, &[places], |k| place(k as i64));
                 let taps = interpolation(start + bin * at, size);
                 Samples { taps, each: Dim::Fixed(each), count: None, real: None }
             }

@@ -8,6 +8,12 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 /// Checks the graph and its subgraphs, sorts the nodes where they are not in order, and fills in `free`.
 /// `nodes_named` keeps node names unique in the whole model.
 pub(super) fn check(graph: &mut RawGraph, nodes_named: &mut HashSet<String>, faults: &mut Vec<ModelFault>) {
+    let names = graph.nodes.iter().flat_map(|n| n.inputs.iter().chain(&n.outputs).chain([&n.name, &n.op, &n.domain]));
+    let given = graph.initializers.iter().map(|(name, _)| name.as_str()).chain(graph.inputs.iter().map(|i| i.name()));
+    if let Some(long) = names.map(String::as_str).chain(given).find(|name| name.len() > LONGEST_NAME) {
+        let start = long.chars().take(20).collect();
+        return faults.push(ModelFault::LongName { start, length: long.len(), limit: LONGEST_NAME });
+    }
     for node in &mut graph.nodes {
         unique_name(&mut node.name, nodes_named);
         for attr in node.attrs.values_mut() {
@@ -21,6 +27,9 @@ pub(super) fn check(graph: &mut RawGraph, nodes_named: &mut HashSet<String>, fau
     check_outputs(graph, &producers, faults);
     sort(graph, &producers, faults);
 }
+
+/// Bytes of a name at most. Every node of a derivative repeats the name of the one it comes from.
+const LONGEST_NAME: usize = 8192;
 
 fn unique_name(name: &mut String, taken: &mut HashSet<String>) {
     let base = name.clone();

@@ -4,7 +4,7 @@ use super::fault::ExternalFault;
 use super::proto::StringStringEntryProto;
 use crate::ir::{Bytes, MappedFile};
 use memmap2::Mmap;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
@@ -14,12 +14,21 @@ use std::sync::Arc;
 pub(super) struct Folder {
     dir: Option<PathBuf>,
     maps: RefCell<HashMap<PathBuf, Arc<MappedFile>>>,
+    /// Bytes that sparse tensors may still take as dense ones.
+    room: Cell<u64>,
 }
 
 impl Folder {
-    pub fn new(dir: Option<&Path>) -> Folder {
+    pub fn new(dir: Option<&Path>, unpacked: u64) -> Folder {
         let here = |dir: &Path| if dir.as_os_str().is_empty() { PathBuf::from(".") } else { dir.to_path_buf() };
-        Folder { dir: dir.map(here), maps: RefCell::default() }
+        Folder { dir: dir.map(here), maps: RefCell::default(), room: Cell::new(unpacked) }
+    }
+
+    /// Takes `size` bytes for a dense tensor; the bytes there were, where these are too many.
+    pub fn take(&self, size: usize) -> Result<(), u64> {
+        let room = self.room.get();
+        self.room.set(room.checked_sub(size as u64).ok_or(room)?);
+        Ok(())
     }
 
     /// The `size` bytes that a tensor's `external_data` entries point at.
@@ -50,6 +59,7 @@ impl Folder {
         Ok(Bytes::Mapped { file, offset: offset as usize, len: size })
     }
 
+    #[allow(unsafe_code)]
     fn map(&self, location: &str) -> Result<Arc<MappedFile>, ExternalFault> {
         let path = self.resolve(location)?;
         if let Some(map) = self.maps.borrow().get(&path) {

@@ -1,5 +1,6 @@
 //! Facts of values that neither our operators nor the file know: element types by rule, shapes by tract.
 
+use super::apart;
 use super::dims::Symbols;
 use super::types::is_made_up;
 use crate::ir::{Attr, DType, Dim, Fact, Graph, Node, Val};
@@ -77,11 +78,14 @@ pub(super) fn wanting(graph: &Graph) -> bool {
 }
 
 /// What tract infers from the file, by value name; nothing where it gives up. `external`: bytes of data beside the file.
-pub(super) fn from_tract(bytes: &[u8], external: usize, dir: Option<&Path>, symbols: &Symbols) -> Declared {
+pub(super) fn inferred(bytes: &[u8], external: usize, dir: Option<&Path>, symbols: &Symbols) -> Declared {
     if bytes.len() + external > TRACT_LIMIT {
         return Declared::new();
     }
-    quietly(|| infer(bytes, dir, symbols).unwrap_or_default()).unwrap_or_default()
+    match apart::program() {
+        Some(program) => apart::ask(program, bytes, dir, symbols).unwrap_or_default(),
+        None => quietly(|| infer(bytes, dir, symbols).unwrap_or_default()).unwrap_or_default(),
+    }
 }
 
 thread_local! {
@@ -105,7 +109,7 @@ fn quietly<T>(f: impl FnOnce() -> T) -> Option<T> {
     result
 }
 
-fn infer(bytes: &[u8], dir: Option<&Path>, symbols: &Symbols) -> TractResult<Declared> {
+pub(super) fn infer(bytes: &[u8], dir: Option<&Path>, symbols: &Symbols) -> TractResult<Declared> {
     let onnx = tract_onnx::onnx().with_ignore_value_info(true);
     let proto = onnx.proto_model_for_read(&mut &*bytes)?;
     let dir = dir.and_then(Path::to_str);

@@ -34,6 +34,8 @@ pub enum ModelFault {
     UndefinedOutput { graph: String, tensor: String },
     #[error("the output {tensor:?} of graph {graph:?} is listed twice")]
     OutputTwice { graph: String, tensor: String },
+    #[error("the name that begins {start:?} has {length} bytes; a name has at most {limit}")]
+    LongName { start: String, length: usize, limit: usize },
     #[error("the graph has a cycle: {}", chain(nodes))]
     Cycle { nodes: Vec<String> },
     #[error("an {what} of graph {graph:?} has no name")]
@@ -42,6 +44,8 @@ pub enum ModelFault {
     UnsupportedType { tensor: String, found: String },
     #[error("tensor {tensor:?} has the negative dimension {dim}")]
     NegativeDimension { tensor: String, dim: i64 },
+    #[error("{tensor:?} is {}; no tensor has more than 2^48 elements", fact.escape_debug())]
+    ImpossibleShape { tensor: String, fact: String },
     #[error("tensor {tensor:?} has the shape {shape:?}, more elements than memory can hold")]
     TooLarge { tensor: String, shape: Vec<i64> },
     #[error("tensor {tensor:?} is {}{shape:?}, that is {expected} {unit}, but holds {found}", dtype.onnx_name())]
@@ -50,6 +54,8 @@ pub enum ModelFault {
     NotUtf8 { place: String },
     #[error("sparse tensor {tensor:?}: {what}")]
     Sparse { tensor: String, what: String },
+    #[error("sparse tensor {tensor:?} is {}{shape:?} when dense, {size} bytes; {room} are left for such", dtype.onnx_name())]
+    Unpacked { tensor: String, dtype: DType, shape: Vec<usize>, size: usize, room: u64 },
     #[error("external data of tensor {tensor:?}: {fault}")]
     External { tensor: String, fault: ExternalFault },
     #[error("attribute {attribute:?} of node {node:?} ({}) is of kind {kind}, which is not supported", op.escape_debug())]
@@ -64,7 +70,7 @@ pub enum ModelFault {
     FunctionArity { node: String, function: String, what: &'static str, found: usize, expected: usize },
     #[error("functions and subgraphs are nested more than {limit} deep, down to a node of operator {op:?}")]
     TooDeep { op: String, limit: usize },
-    #[error("inlining the local functions gives more than {limit} nodes")]
+    #[error("it has more than {limit} nodes, those of its local functions included")]
     TooManyNodes { limit: usize },
 }
 

@@ -5,6 +5,7 @@
 //! and `Constant` nodes become initialisers. [`write`](fn@write) picks the lowest opset
 //! that can say what the graph says (`since`). [`text`](fn@text) prints ONNX's textual syntax.
 
+mod apart;
 mod bodies;
 mod check;
 mod dims;
@@ -18,6 +19,7 @@ mod ort_optimizer;
 mod raw;
 mod read;
 mod sequences;
+mod signature;
 mod since;
 mod tensor;
 mod text;
@@ -31,10 +33,12 @@ pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
 }
 
+pub use apart::{ARGUMENT as INFER_APART, answer as answer_inference, infer_apart};
 pub(crate) use fault::list as list_faults;
 pub use fault::{ExternalFault, ModelFault, NotOnnx};
 pub use ort_optimizer::{OrtOptimizer, ort_optimizer};
-pub use read::{read, read_bytes};
+pub use read::{read, read_bytes, read_bytes_within, read_within};
+pub use signature::{Signature, signature};
 pub use text::{TextOptions, compact, graph_text, text};
 pub use weights::{had_external_weights, integer_weights, save, save_model, with_weights, without_weights};
 pub use write::{External, opset, to_bytes, write, write_with};

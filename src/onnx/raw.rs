@@ -7,13 +7,9 @@ use super::proto::attribute_proto::AttributeType;
 use super::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto, ValueInfoProto};
 use super::tensor;
 use crate::ir::{Attr, DType, Tensor};
+use crate::limits::Limits;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
-
-/// Functions and subgraphs may nest this deep.
-pub(super) const DEPTH_LIMIT: usize = 48;
-/// Functions that call functions can grow exponentially: so many nodes may come of inlining, long names counting more.
-pub(super) const INLINE_LIMIT: usize = 200_000;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct RawGraph {
@@ -79,7 +75,9 @@ pub(super) struct Expander<'a> {
     pub domains: RefCell<BTreeMap<String, i64>>,
     /// Every value name there is, so that inlined names are new.
     pub names: RefCell<HashSet<String>>,
-    pub inlined: Cell<usize>,
+    pub limits: Limits,
+    /// Nodes so far. Functions that call functions can grow exponentially, and so can the names of what is inlined.
+    pub count: Cell<usize>,
     pub faults: RefCell<Vec<ModelFault>>,
 }
 
@@ -134,16 +132,14 @@ impl<'a> Expander<'a> {
         }
     }
 
-    /// Whether inlining has to end.
+    /// Whether there are more nodes than are read.
     pub fn too_many(&self) -> bool {
-        self.inlined.get() > INLINE_LIMIT
+        self.count.get() > self.limits.nodes
     }
 
     pub fn nodes(&self, nodes: &'a [NodeProto], call: Option<&Call>, opset: i64, depth: usize, into: &mut RawGraph) {
         for proto in nodes {
-            if let Some(call) = call {
-                self.inlined.set(self.inlined.get() + 1 + call.name.len() / 64);
-            }
+            self.count.set(self.count.get() + 1 + call.map_or(0, |call| call.name.len() / 64));
             if self.too_many() {
                 return;
             }
@@ -162,8 +158,9 @@ impl<'a> Expander<'a> {
             metadata: proto.metadata_props.iter().map(|e| (e.key().to_string(), e.value().to_string())).collect(),
             opset,
         };
-        if depth >= DEPTH_LIMIT {
-            self.fault(ModelFault::TooDeep { op: node.op.clone(), limit: DEPTH_LIMIT });
+        let limit = self.limits.depth.min(Limits::DEEPEST);
+        if depth >= limit {
+            self.fault(ModelFault::TooDeep { op: node.op.clone(), limit });
             return into.nodes.push(node);
         }
         let function = self.functions.get(&(node.domain.as_str(), proto.op_type(), proto.overload())).copied();

@@ -7,12 +7,14 @@ use super::fault::{ModelFault, NotOnnx};
 use super::fused::{self, Fused};
 use super::normalise::{self, Draft};
 use super::proto::ModelProto;
-use super::raw::{Expander, INLINE_LIMIT, RawAttr, RawGraph, RawNode, domain};
+use super::raw::{Expander, RawAttr, RawGraph, RawNode, domain};
 use super::sequences::{self, Given, Held, Made, Site};
 use super::{OPSETS, bodies, check, types};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::ir::Bytes as Weights;
 use crate::ir::{Attr, Attrs, Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, ValueId, refine};
+use crate::limits::Limits;
 use prost::Message;
 use prost::bytes::Bytes;
 use std::cell::{Cell, RefCell};
@@ -21,19 +23,34 @@ use std::path::Path;
 
 /// Reads a model file; external data is looked for in its folder.
 pub fn read(path: &Path) -> Result<Model> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
-    parse(bytes.into(), &path.display().to_string(), path.parent())
+    read_within(path, &Limits::default())
+}
+
+/// As [`read`], with limits of one's own.
+pub fn read_within(path: &Path, limits: &Limits) -> Result<Model> {
+    let bytes = file_bytes(path)?;
+    parse(bytes.into(), &path.display().to_string(), path.parent(), limits)
 }
 
 /// Reads a model from memory; `dir` is the folder of its external data.
 pub fn read_bytes(bytes: &[u8], dir: Option<&Path>) -> Result<Model> {
-    parse(Bytes::copy_from_slice(bytes), "model", dir)
+    read_bytes_within(bytes, dir, &Limits::default())
 }
 
-fn parse(bytes: Bytes, file: &str, dir: Option<&Path>) -> Result<Model> {
+/// As [`read_bytes`], with limits of one's own.
+pub fn read_bytes_within(bytes: &[u8], dir: Option<&Path>, limits: &Limits) -> Result<Model> {
+    parse(Bytes::copy_from_slice(bytes), "model", dir, limits)
+}
+
+/// What is in a model file. A protobuf message has no more than 2 GB.
+pub(super) fn file_bytes(path: &Path) -> Result<Vec<u8>> {
+    files::read(path, i32::MAX as u64).map_err(|source| Error::Io { path: path.to_path_buf(), source })
+}
+
+fn parse(bytes: Bytes, file: &str, dir: Option<&Path>, limits: &Limits) -> Result<Model> {
     let proto = decode(&bytes).map_err(|reason| Error::NotOnnx { file: file.to_string(), reason })?;
     let opset = check_opset(&proto, file)?;
-    let (mut raw, domains) = expand(&proto, opset, dir, file)?;
+    let (mut raw, domains) = expand(&proto, opset, dir, file, limits)?;
     if proto.ir_version() < 4 {
         unlist_initializers(&mut raw);
     }
@@ -41,8 +58,8 @@ fn parse(bytes: Bytes, file: &str, dir: Option<&Path>) -> Result<Model> {
     let in_file = |e: Error| Error::InFile { file: file.to_string(), source: Box::new(e) };
     let build_with = |inferred: &Declared| build(&raw, &Says { symbols: &symbols, inferred }, None);
     let mut graph = build_with(&Declared::new()).map_err(in_file)?;
-    if facts::wanting(&graph) {
-        let inferred = facts::from_tract(&bytes, external_bytes(&raw), dir, &symbols);
+    if limits.inference && facts::wanting(&graph) {
+        let inferred = facts::inferred(&bytes, external_bytes(&raw), dir, &symbols);
         // What tract says may contradict the operators' own facts; then these stand alone.
         if !inferred.is_empty()
             && let Ok(refined) = build_with(&inferred)
@@ -96,15 +113,22 @@ fn check_opset(proto: &ModelProto, file: &str) -> Result<i64> {
 
 /// The graph with functions inlined and everything checked that concerns names and constants; and the versions of the
 /// domains it uses beside the standard one.
-fn expand(proto: &ModelProto, opset: i64, dir: Option<&Path>, file: &str) -> Result<(RawGraph, Vec<(String, i64)>)> {
-    let folder = Folder::new(dir);
+fn expand(
+    proto: &ModelProto,
+    opset: i64,
+    dir: Option<&Path>,
+    file: &str,
+    limits: &Limits,
+) -> Result<(RawGraph, Vec<(String, i64)>)> {
+    let folder = Folder::new(dir, limits.unpacked);
     let imports = proto.opset_import.iter().filter(|o| !domain(o.domain()).is_empty());
     let expander = Expander {
         functions: proto.functions.iter().map(|f| ((domain(f.domain()), f.name(), f.overload()), f)).collect(),
         folder: &folder,
         domains: RefCell::new(imports.map(|o| (o.domain().to_string(), o.version())).collect()),
         names: RefCell::default(),
-        inlined: Cell::new(0),
+        limits: *limits,
+        count: Cell::new(0),
         faults: RefCell::default(),
     };
     let Some(graph) = &proto.graph else {
@@ -120,7 +144,7 @@ fn expand(proto: &ModelProto, opset: i64, dir: Option<&Path>, file: &str) -> Res
     let mut faults = expander.faults.take();
     if expander.too_many() {
         // The graph is incomplete, so that nothing else can be said of it.
-        let faults = vec![ModelFault::TooManyNodes { limit: INLINE_LIMIT }];
+        let faults = vec![ModelFault::TooManyNodes { limit: limits.nodes }];
         return Err(Error::InvalidModel { file: file.to_string(), faults });
     }
     check::check(&mut raw, &mut HashSet::new(), &mut faults);

@@ -7,9 +7,6 @@ use super::types::type_name;
 use crate::ir::{Bytes, DType, Tensor};
 use prost::bytes;
 
-/// Sparse tensors are made dense up to this many bytes.
-const DENSE_LIMIT: usize = 1 << 30;
-
 /// The tensor, with its size checked against its data.
 pub(super) fn decode(proto: &TensorProto, name: &str, folder: &Folder) -> Result<Tensor, ModelFault> {
     let tensor = || name.to_string();
@@ -98,8 +95,11 @@ pub(super) fn decode_sparse(proto: &SparseTensorProto, name: &str, folder: &Fold
     let values = decode(values, name, folder)?;
     let indices = decode(indices, name, folder)?;
     let (shape, count, size) = sizes(&proto.dims, values.dtype, name)?;
-    if size > DENSE_LIMIT || values.dtype.size() == 0 {
-        return Err(fault(format!("a dense {}{shape:?} is not made of it", values.dtype.onnx_name())));
+    if values.dtype.size() == 0 {
+        return Err(fault(format!("its values are {}; expected numbers of whole bytes", values.dtype.onnx_name())));
+    }
+    if let Err(room) = folder.take(size) {
+        return Err(ModelFault::Unpacked { tensor: name.to_string(), dtype: values.dtype, shape, size, room });
     }
     let entries = values.len();
     let rank = shape.len();

@@ -3,6 +3,7 @@
 
 use super::{since, types, write};
 use crate::ir::{Attr, DType, Dim, Fact, Graph, Model, Tensor, ValueId};
+use crate::shown;
 use std::fmt::Write;
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -79,9 +80,9 @@ impl Printer {
             let named = self.options.names || outputs != identifier(&node.name);
             let label = if named { format!("[{}] ", identifier(&node.name)) } else { String::new() };
             let op = if node.domain.is_empty() {
-                shown(&node.op)
+                shown::line(&node.op)
             } else {
-                format!("{}.{}", shown(&node.domain), shown(&node.op))
+                format!("{}.{}", shown::line(&node.domain), shown::line(&node.op))
             };
             let _ = write!(self.out, "{pad}   {label}{outputs} = {op}");
             if !form.attrs.0.is_empty() {
@@ -139,11 +140,11 @@ impl Printer {
             Attr::Floats(v) => array(v, "floats", |v| format!("{v:?}")),
             Attr::Strs(v) => array(v, "strings", |s| quoted(s)),
             Attr::Graph(g) => {
-                let _ = write!(self.out, "{} = ", shown(name));
+                let _ = write!(self.out, "{} = ", shown::line(name));
                 return self.print(g, depth);
             }
         };
-        let _ = write!(self.out, "{}{kind} = {value}", shown(name));
+        let _ = write!(self.out, "{}{kind} = {value}", shown::line(name));
     }
 }
 
@@ -185,21 +186,8 @@ fn quoted(text: &str) -> String {
         if matches!(c, '"' | '\\') {
             out.push('\\');
         }
-        push_shown(&mut out, c);
+        shown::push(&mut out, c);
     }
     out.push('"');
     out
-}
-
-/// Text outside of quotes, where it is no name of a value.
-fn shown(text: &str) -> String {
-    let mut out = String::new();
-    text.chars().for_each(|c| push_shown(&mut out, c));
-    out
-}
-
-/// Control characters, and those that reorder or hide text on a terminal, come as `\u{…}`.
-fn push_shown(out: &mut String, c: char) {
-    let hidden = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-    if c.is_control() || hidden { out.extend(c.escape_unicode()) } else { out.push(c) }
 }

@@ -51,7 +51,11 @@ pub(super) fn fact(
         Some(dimension::Value::DimParam(name)) if is_name(name) => symbols.dim(name),
         _ => Dim::symbol(&made_up(axis)),
     });
-    Ok(Some(Fact::new(dtype, dims.collect::<Vec<_>>())))
+    let fact = Fact::new(dtype, dims.collect::<Vec<_>>());
+    if fact.is_possible() {
+        return Ok(Some(fact));
+    }
+    Err(ModelFault::ImpossibleShape { tensor: info.name().to_string(), fact: fact.to_string() })
 }
 
 /// Some exporters write `?` for every open dimension: such names say nothing.

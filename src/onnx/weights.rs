@@ -7,6 +7,7 @@ use super::proto::{ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 use super::{proto, tensor};
 use crate::error::{Error, Result};
 use crate::ir::{DType, Tensor};
+use crate::limits::Limits;
 use prost::Message;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -21,9 +22,9 @@ const MARK_EXTERNAL: &str = "a weight of the model, kept apart; it was external 
 /// # Errors
 /// What [`super::read`] says of the file.
 pub fn without_weights(path: &Path, names: &[String]) -> Result<Vec<u8>> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
+    let bytes = super::read::file_bytes(path)?;
     let mut model = decode(&bytes, path)?;
-    let folder = Folder::new(path.parent());
+    let folder = Folder::new(path.parent(), Limits::default().unpacked);
     let apart: HashSet<&str> = names.iter().map(String::as_str).collect();
     let Some(graph) = &mut model.graph else { return Ok(bytes) };
     let listed: HashSet<String> = graph.input.iter().map(|i| i.name().to_string()).collect();
@@ -96,7 +97,7 @@ pub fn save_model(bytes: &[u8], path: &Path, external: bool) -> Result<()> {
     }
     let mut model = decode(bytes, path)?;
     let initializers = model.graph.as_mut().map(|graph| std::mem::take(&mut graph.initializer)).unwrap_or_default();
-    let folder = Folder::new(None);
+    let folder = Folder::new(None, 0);
     let tensors = initializers
         .into_iter()
         .map(|proto| {

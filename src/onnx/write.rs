@@ -7,6 +7,7 @@ use super::proto::{
 };
 use super::{since, tensor, types};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::ir::Bytes as Weights;
 use crate::ir::{Attr, Attrs, DType, Graph, MappedFile, Model, Tensor, ValueId};
 use prost::Message;
@@ -126,7 +127,7 @@ fn linked(graph: &Graph, data: &Path) -> Option<Arc<MappedFile>> {
         return Some(file);
     }
     // A new name for the file, moved over the old one: `data` is complete or untouched.
-    let temporary = tempfile::Builder::new().prefix(".fam-onnx-").tempdir_in(folder(data)).ok()?;
+    let temporary = files::draft_beside(data, files::UNFINISHED).ok()?;
     let link = temporary.path().join("data");
     std::fs::hard_link(&source, &link).ok()?;
     std::fs::rename(&link, data).ok()?;
@@ -157,26 +158,9 @@ fn place(location: &str, offset: u64, name: &str, tensor: &Tensor) -> TensorProt
     }
 }
 
-fn folder(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir.to_path_buf(),
-        _ => PathBuf::from("."),
-    }
-}
-
-/// Writes through a temporary file in the same folder, synced before it takes its name.
+/// Writes through a temporary file in the same folder.
 pub(super) fn replace(path: &Path, fill: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>) -> Result<()> {
-    let fault = |source| Error::Io { path: path.to_path_buf(), source };
-    let dir = folder(path);
-    let mut builder = tempfile::Builder::new();
-    // Temporary files are private by default; a model is as readable as any other new file.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.prefix(".fam-onnx-").tempfile_in(&dir).map_err(fault)?;
-    fill(file.as_file_mut()).map_err(fault)?;
-    file.as_file().sync_all().map_err(fault)?;
-    file.persist(path).map_err(|e| fault(e.error))?;
-    Ok(())
+    files::write_with(path, fill).map_err(|source| Error::Io { path: path.to_path_buf(), source })
 }
 
 /// Appends a tensor's data to the data file.

@@ -28,6 +28,9 @@ fn covered(w: &Windows, i: usize, size: usize, windows: usize, include: bool) ->
     (0..windows).map(|o| (0..w.kernel[i]).filter(|&t| (low..high).contains(&at(o, t))).count() as i64).collect()
 }
 
+/// The divisors of windows that read more elements than this are computed when the graph runs.
+const WORK: i64 = 1 << 24;
+
 /// The number of elements of each window as an array.
 fn divisors(w: &Windows, image: &[usize], windows: &[usize], include: bool) -> ArrayD<f64> {
     let axes: Vec<Vec<i64>> = (0..w.spatial()).map(|i| covered(w, i, image[i], windows[i], include)).collect();
@@ -40,7 +43,9 @@ fn divisor<'g>(x: Val<'g>, w: &Windows, g: &ConvGeometry, windows: &[Dim], inclu
         return Divisor::Same(w.taps());
     }
     let b = x.builder();
-    if let (Some(_), Some(_)) = (crate::ir::fixed(&g.image), crate::ir::fixed(windows)) {
+    if let (Some(_), Some(counts)) = (crate::ir::fixed(&g.image), crate::ir::fixed(windows))
+        && counts.iter().zip(&w.kernel).fold(1i64, |work, (&n, &k)| work.saturating_mul(n).saturating_mul(k)) <= WORK
+    {
         let counts = divisors(w, &sizes(&g.image), &sizes(windows), include);
         return match counts.iter().all(|&n| n == w.taps() as f64) {
             true => Divisor::Same(w.taps()),

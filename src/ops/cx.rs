@@ -130,8 +130,8 @@ impl<'g> Cx<'g> {
     /// itself stays: of `values` only what derivatives need is computed.
     pub fn through(&self, values: &[Val<'g>]) -> Tan<'g> {
         let Some(&value) = values.get(self.output) else { return self.zero() };
-        // Where there are no other operators to say it with, the values are the node's own.
-        if self.node.outputs.contains(&Some(value.id())) {
+        // A lowering that cannot be made gives the node itself back, beside the reason.
+        if self.node.outputs.contains(&Some(value.id())) || self.b.has_fault() {
             return self.zero();
         }
         if let Some(out) = self.node.output(self.output) {

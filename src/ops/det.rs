@@ -15,6 +15,9 @@ fn facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
     }
 }
 
+/// Rows of the largest matrix whose determinant is differentiated.
+const LARGEST: i64 = 256;
+
 /// y = det A as a polynomial of the elements, so that singular matrices are no exception: after n − 1 steps
 /// `X ← μ(X) A` from `X = A`, `±X₁₁`, where μ keeps what is above the diagonal and puts `−Σ_{j>i} Xⱼⱼ` on it.
 /// (R. S. Bird: *A simple division-free algorithm for computing determinants*, 2011.)
@@ -22,9 +25,9 @@ fn polynomial<'g>(c: &Cx<'g>) -> Vec<Val<'g>> {
     let (b, own) = (c.b, c.x(0).dtype());
     let a = c.x(0).cast(working_type(own));
     let rank = a.rank() as i64;
-    let size = [a.dim(-1), a.dim(-2)].iter().find_map(Dim::fixed).filter(|&n| n >= 1);
+    let size = [a.dim(-1), a.dim(-2)].iter().find_map(Dim::fixed).filter(|&n| (1..=LARGEST).contains(&n));
     let Some(n) = size.and_then(|n| usize::try_from(n).ok()) else {
-        c.blocked("as a polynomial of the matrix it has as many steps as rows, whose number is not known");
+        c.blocked("as a polynomial of the matrix it has as many steps as rows: a number that is not known, 0, or above 256");
         return vec![c.out(0)];
     };
     let square = |f: &dyn Fn(usize, usize) -> bool| {

@@ -20,6 +20,8 @@ pub enum Fault {
     Attribute { name: &'static str, found: String, expected: String },
     #[error("the rank of input {index} is not known")]
     UnknownRank { index: usize },
+    #[error("the result would be {fact}; a size is 0 or more, and no tensor has more than 2^48 elements")]
+    Size { fact: String },
     #[error("{what}")]
     Unsupported { what: String },
 }

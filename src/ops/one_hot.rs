@@ -6,6 +6,11 @@ use crate::ir::{DType, Dim, Fact};
 
 fn facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
     let (indices, dtype) = (c.shape(0)?, c.dtype(2)?);
+    if let Some(values) = &c.input(2)?.shape
+        && values.len() != 1
+    {
+        return Err(Fault::Rank { index: 2, found: values.len(), expected: "1".to_string() });
+    }
     let mut shape = indices.to_vec();
     let axis = c.axis(c.int("axis", -1), indices.len() + 1)?;
     let constant = || c.data(1).and_then(|t| t.to_f64().first().map(|&v| Dim::Fixed(v as i64)));

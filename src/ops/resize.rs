@@ -90,6 +90,9 @@ pub(crate) struct Span {
     pub roi: (f64, f64),
 }
 
+/// The most weights of one axis that are computed here and not when the graph runs.
+const WEIGHTS: f64 = (1 << 20) as f64;
+
 /// The weights of input elements in an output element; `None` where it lies outside of the input.
 pub(crate) type Row = Option<Vec<(usize, f64)>>;
 
@@ -165,6 +168,12 @@ impl Resampling {
         }
     }
 
+    /// Whether [`Resampling::rows`] has no more than [`WEIGHTS`] entries.
+    pub fn is_small(&self, span: &Span) -> bool {
+        let each = 2.0 * self.filter.support() as f64 / self.stretch(span.scale) + 1.0;
+        each >= 1.0 && span.to as f64 * each <= WEIGHTS
+    }
+
     /// The rows of the matrix that resamples an axis.
     pub fn rows(&self, span: &Span) -> Vec<Row> {
         (0..span.to).map(|o| self.row(self.place(span, o), span)).collect()
@@ -238,6 +247,15 @@ fn scaled_dim(size: &Dim, scale: f64) -> Option<Dim> {
     }
 }
 
+/// An axis without elements has no scale to speak of: 0/0.
+fn is_scale(scale: f64) -> bool {
+    scale.is_nan() || (scale.is_finite() && scale >= 0.0)
+}
+
+fn bad_scale(scale: f64) -> Fault {
+    Fault::Shape { what: "scale", found: scale.to_string(), expected: "a finite number above 0, neither tiny nor huge".to_string() }
+}
+
 fn misfit(what: &'static str, found: usize, axes: usize) -> Fault {
     Fault::Shape { what, found: format!("{found} elements"), expected: format!("{axes}, one an axis") }
 }
@@ -262,6 +280,9 @@ fn facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
         let scales = scales.to_f64();
         if scales.len() != axes.len() {
             return Err(misfit("scales", scales.len(), axes.len()));
+        }
+        if let Some(scale) = scales.iter().find(|scale| !(scale.is_finite() && **scale > 0.0)) {
+            return Err(bad_scale(*scale));
         }
         for (&axis, &scale) in axes.iter().zip(&scales) {
             if let Some(size) = scaled_dim(&x[axis], scale) {
@@ -316,6 +337,9 @@ fn spans(c: &EvalCx) -> Result<Vec<(usize, Span)>, Fault> {
         })?;
         Ok((axes[k], Span { from, to, scale, roi: (bound(k, 0.0), bound(k + n, 1.0)) }))
     };
+    if let Some(scale) = scales.iter().find(|&&scale| !is_scale(scale)) {
+        return Err(bad_scale(*scale));
+    }
     (0..n).map(span).collect()
 }
 
@@ -325,6 +349,9 @@ fn eval(c: &EvalCx) -> Result<Vec<Array>, Fault> {
     for (axis, span) in spans(c)? {
         if r.keeps(&span) {
             continue;
+        }
+        if !r.is_small(&span) {
+            return Err(bad_scale(span.scale));
         }
         let rows = r.rows(&span);
         outside.extend(rows.iter().enumerate().filter(|row| row.1.is_none()).map(|(o, _)| (axis, o)));

@@ -96,6 +96,10 @@ fn slice_facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
         c.axes(&axes, x.len())?;
     }
     let count = c.get(1).and_then(|f| f.shape.as_ref()?.first()?.fixed());
+    if let Some(count) = count.filter(|&count| count > x.len() as i64) {
+        let expected = format!("at most one for each of {} axes", x.len());
+        return Err(Fault::Shape { what: "starts", found: count.to_string(), expected });
+    }
     let known = count.and_then(|n| axes_and_steps(n.max(0) as usize, x.len(), optional(3), optional(4)));
     let Some((axes, steps)) = known else {
         let shape: Vec<Dim> = (0..x.len()).map(|i| c.unknown(i)).collect();
@@ -117,7 +121,8 @@ fn slice_facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
 
 fn taken(ints: &[Dim], cut: &Cut, step: i64) -> Option<Vec<Dim>> {
     let (start, size) = (cut.start.fixed()?, cut.size.fixed()?);
-    (0..size).map(|k| ints.get(usize::try_from(start + k * step).ok()?).cloned()).collect()
+    let at = |k: i64| usize::try_from(k.checked_mul(step)?.checked_add(start)?).ok();
+    (0..size).map(|k| ints.get(at(k)?).cloned()).collect()
 }
 
 /// Every `step`-th element: the axis padded to whole blocks of `step`, of which the first column stays.

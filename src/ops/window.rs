@@ -7,7 +7,9 @@ use crate::linear::ConvGeometry;
 use ndarray::{Dimension, IxDyn};
 
 /// Bounds attributes, so that arithmetic on them cannot overflow.
-const LARGEST: i64 = i32::MAX as i64;
+const LARGEST: i64 = 1 << 24;
+/// Elements of the largest kernel.
+const MOST_TAPS: i64 = 1 << 24;
 
 /// Windows over the spatial axes of `[N, C, H…]`, an entry a spatial axis.
 #[derive(Clone, Debug)]
@@ -35,6 +37,10 @@ impl Windows {
         let pads = list(attrs, "pads", 2 * spatial, 0, 0)?;
         let (begin, end) = pads.split_at(spatial);
         let kernel = within("kernel_shape", kernel, 1)?;
+        if kernel.iter().fold(1i64, |taps, &k| taps.saturating_mul(k)) > MOST_TAPS {
+            let expected = format!("at most {MOST_TAPS} elements");
+            return Err(Fault::Attribute { name: "kernel_shape", found: format!("{kernel:?}"), expected });
+        }
         Ok(Windows {
             kernel,
             strides: list(attrs, "strides", spatial, 1, 1)?,
@@ -168,7 +174,7 @@ fn within(name: &'static str, values: Vec<i64>, least: i64) -> Result<Vec<i64>, 
         false => Err(Fault::Attribute {
             name,
             found: format!("{values:?}"),
-            expected: format!("entries of at least {least}"),
+            expected: format!("entries from {least} to {LARGEST}"),
         }),
     }
 }

@@ -136,6 +136,7 @@ fn version_key(text: &str) -> Vec<u64> {
 }
 
 /// What `OrtGetApiBase()->GetVersionString()` of the library says.
+#[allow(unsafe_code)]
 fn library_version(path: &Path) -> Result<String, String> {
     // SAFETY: loading runs the library's initialisers. The path was named by the user or belongs to an installed package, and
     // `OrtGetApiBase` has had this signature in every release; both pointers are checked or promised by its documentation.

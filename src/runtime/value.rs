@@ -118,6 +118,7 @@ pub(super) fn overwrite(
 }
 
 /// `length` must be the number of bytes that the value's type and shape take, and the value must lie in host memory.
+#[allow(unsafe_code)]
 pub(super) fn bytes_mut(value: &mut DynTensor, length: usize) -> &mut [u8] {
     if length == 0 {
         return &mut [];
@@ -127,6 +128,7 @@ pub(super) fn bytes_mut(value: &mut DynTensor, length: usize) -> &mut [u8] {
     unsafe { std::slice::from_raw_parts_mut(value.data_ptr_mut().cast(), length) }
 }
 
+#[allow(unsafe_code)]
 fn bytes(value: &DynTensor, length: usize) -> &[u8] {
     if length == 0 {
         return &[];

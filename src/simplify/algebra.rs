@@ -119,7 +119,8 @@ pub(super) fn mean<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
     let (sum, n) = (made_by(s.x(0)?, "ReduceSum")?, size(s.x(1)?)?);
     let (x, axes) = (s.b.val(sum.input(0)?), s.b.val(sum.input(1)?));
     let shape = x.fact().shape?;
-    let along: Vec<Dim> = axes_of(x, Some(axes))?.iter().map(|&a| shape[a as usize].clone()).collect();
+    let size_of = |&a: &i64| shape.get(usize::try_from(a).ok()?).cloned();
+    let along: Vec<Dim> = axes_of(x, Some(axes))?.iter().map(size_of).collect::<Option<_>>()?;
     let keep = sum.attrs.int("keepdims").unwrap_or(1);
     (count(&along) == n).then(|| s.b.op("ReduceMean", &[x, axes], Attrs::new().with("keepdims", keep)))
 }

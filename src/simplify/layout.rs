@@ -1,7 +1,7 @@
 //! Operators that only move, repeat or cut elements.
 
 use super::{Site, made_by, operand, same_shape};
-use crate::ir::{Attrs, Dim, Val, broadcast_named};
+use crate::ir::{Attrs, Dim, Node, Val, broadcast_named};
 use std::ops::Range;
 
 /// An identity, a transposition, reshape, expansion, slice or pad that changes nothing: `f(x) = x`
@@ -147,6 +147,9 @@ fn zero_pad<'g>(v: Val<'g>) -> Option<(Val<'g>, Vec<(Dim, Dim)>)> {
     Some((b.val(node.input(0)?), (0..rank).map(|i| (pads[i].clone(), pads[i + rank].clone())).collect()))
 }
 
+/// So many parts are put together at once: a concatenation of concatenations would else double with each one around it.
+const PARTS: usize = 1024;
+
 /// `[x, 0] + [0, y] = [x, y]`
 pub(super) fn sum_of_parts<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
     if s.op != "Add" || !same_shape(s.x(0)?, s.x(1)?) {
@@ -172,7 +175,8 @@ pub(super) fn sum_of_parts<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
     }
     let mut parts: Vec<Val<'g>> = Vec::new();
     for part in [first, second] {
-        match made_by(part, "Concat").filter(|n| n.attrs.int("axis") == Some(*axis as i64)) {
+        let is_shorter = |n: &Node| parts.len() + n.inputs.len() <= PARTS;
+        match made_by(part, "Concat").filter(|n| n.attrs.int("axis") == Some(*axis as i64) && is_shorter(n)) {
             Some(node) => parts.extend(node.inputs.iter().flatten().map(|&id| s.b.val(id))),
             None => parts.push(part),
         }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::Error;
 use crate::{
     artifact::manifest::{PARAMETERS, sha256},
+    files,
     tensor::{self, Tensors},
 };
 
@@ -201,11 +202,7 @@ fn hidden(path: &Path, suffix: &str) -> PathBuf {
 
 /// Writes a directory under another name, syncs it, and renames it; one that is there makes way.
 pub(super) fn write_directory(path: &Path, files: &[(&str, &[u8])]) -> io::Result<()> {
-    let parent = match path.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
-        None => return Err(io::ErrorKind::InvalidInput.into()),
-    };
+    let parent = &files::parent(path);
     fs::create_dir_all(parent)?;
     let (new, old) = (hidden(path, NEW), hidden(path, OLD));
     remove_if_there(&new)?;
@@ -219,7 +216,7 @@ pub(super) fn write_directory(path: &Path, files: &[(&str, &[u8])]) -> io::Resul
         fs::rename(path, &old)?;
     }
     fs::rename(&new, path)?;
-    sync_directory(parent)?;
+    files::sync_directory(parent)?;
     remove_if_there(&old)
 }
 
@@ -230,7 +227,7 @@ fn fill(directory: &Path, files: &[(&str, &[u8])]) -> io::Result<()> {
         file.write_all(bytes)?;
         file.sync_all()?;
     }
-    sync_directory(directory)
+    files::sync_directory(directory)
 }
 
 /// Puts in order what a process that was killed left in `directory` between two renames: a directory that made way for one
@@ -263,9 +260,4 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-/// Only Unix opens a directory as a file; elsewhere the rename itself has to do.
-fn sync_directory(path: &Path) -> io::Result<()> {
-    if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
 }

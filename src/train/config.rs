@@ -1,7 +1,7 @@
 //! The options of a run, as `config.toml` keeps them: what repeats the run.
 
 use std::{
-    fmt, fs,
+    fmt,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -12,7 +12,7 @@ use super::{
     Error, Init, LastBatch, Schedule,
     data::{Augment, Options},
 };
-use crate::runtime::Device;
+use crate::{files, limits::Limits, runtime::Device};
 
 /// Every option of `train`, under the names of the command line. Missing ones take the default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,6 +36,9 @@ pub struct Config {
     /// The column of a table that holds the labels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label_column: Option<String>,
+    /// Bytes that an array may unpack to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_unpacked: Option<u64>,
     /// Random changes of the training images.
     #[serde(skip_serializing_if = "Augment::is_none")]
     pub augment: Augment,
@@ -85,6 +88,9 @@ pub struct Config {
     pub threads: Option<usize>,
 }
 
+/// Bytes of a configuration at most.
+const LONGEST: u64 = 1 << 20;
+
 impl Default for Config {
     fn default() -> Config {
         Config {
@@ -96,6 +102,7 @@ impl Default for Config {
             mean: Vec::new(),
             std: Vec::new(),
             label_column: None,
+            max_unpacked: None,
             augment: Augment::default(),
             batch_size: 64,
             last_batch: LastBatch::Drop,
@@ -201,14 +208,15 @@ impl Config {
     /// # Errors
     /// [`Error::Io`]; [`Error::Config`] for an unknown option or a value of the wrong type, with line and column.
     pub fn read(path: &Path) -> Result<Config, Error> {
-        let text = fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        let text = files::read_text(path, LONGEST).map_err(|source| Error::Io { path: path.to_owned(), source })?;
         toml::from_str(&text)
             .map_err(|error| Error::Config { path: path.to_owned(), why: error.to_string().trim().to_owned() })
     }
 
     /// How data are read.
     pub fn data_options(&self) -> Options {
-        Options { mean: self.mean.clone(), std: self.std.clone(), label_column: self.label_column.clone() }
+        let (mean, std, label_column) = (self.mean.clone(), self.std.clone(), self.label_column.clone());
+        Options { mean, std, label_column, max_unpacked: self.max_unpacked.unwrap_or(Limits::default().unpacked) }
     }
 
     pub fn to_toml(&self) -> Result<String, Error> {

@@ -9,6 +9,8 @@ use std::{
 
 use serde_json::{Map, Value};
 
+use crate::files;
+
 use super::{
     Error,
     metrics::{Figures, StepRecord, validation_line},
@@ -127,11 +129,7 @@ fn read(path: &Path) -> Result<String, Error> {
 
 /// Writes a file anew, whole or not at all.
 pub(super) fn replace(path: &Path, text: &str) -> Result<(), Error> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let new = path.with_file_name(format!(".{name}.new"));
-    fs::write(&new, text)
-        .and_then(|()| fs::rename(&new, path))
-        .map_err(|source| Error::Io { path: path.to_owned(), source })
+    files::write(path, text.as_bytes()).map_err(|source| Error::Io { path: path.to_owned(), source })
 }
 
 fn step_of_json(line: &str) -> Option<u64> {

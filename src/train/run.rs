@@ -94,10 +94,7 @@ impl Run {
     /// [`Error::Io`].
     pub fn write_config(&self, config: &Config) -> Result<(), Error> {
         let path = self.directory.join(CONFIG);
-        let new = self.directory.join(format!(".{CONFIG}.new"));
-        fs::write(&new, config.to_toml()?)
-            .and_then(|()| fs::rename(&new, &path))
-            .map_err(|source| Error::Io { path, source })
+        crate::files::write(&path, config.to_toml()?.as_bytes()).map_err(|source| Error::Io { path, source })
     }
 
     pub fn metrics(&self) -> PathBuf {

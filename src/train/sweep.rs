@@ -21,7 +21,7 @@ use super::{
     event::{End, Outcome},
     run::{self, CONFIG, Run},
 };
-use crate::runtime::Runtime;
+use crate::{files, runtime::Runtime};
 
 /// The figures of a finished run, within its directory.
 pub const RESULT: &str = "result.json";
@@ -160,7 +160,7 @@ impl Sweep {
             ("sweep.svg", super::sweep_plot::svg(&rows)?),
         ] {
             let path = self.directory.join(name);
-            fs::write(&path, text).map_err(|source| Error::Io { path, source })?;
+            files::write(&path, text.as_bytes()).map_err(|source| Error::Io { path, source })?;
         }
         Ok(())
     }
@@ -245,9 +245,7 @@ fn record(directory: &Path, lambda: f64, seed: u64, outcome: &Outcome) -> Result
         kappa: figures.and_then(|f| f.kappa.first()).map(|(_, kappa)| *kappa),
         accuracy: figures.and_then(|f| f.accuracy),
     };
-    let (path, new) = (directory.join(RESULT), directory.join(format!(".{RESULT}.new")));
-    fs::write(&new, format!("{:#}\n", json!(measured)))
-        .and_then(|()| fs::rename(&new, &path))
-        .map_err(|source| Error::Io { path, source })?;
+    let path = directory.join(RESULT);
+    files::write(&path, format!("{:#}\n", json!(measured)).as_bytes()).map_err(|source| Error::Io { path, source })?;
     Ok(measured)
 }

@@ -129,6 +129,7 @@ fn external_path(checkpoint: &Path) -> PathBuf {
     checkpoint.with_file_name(name)
 }
 
+#[allow(unsafe_code)]
 fn map(path: &Path) -> Result<Mmap> {
     let fault = |source| Error::Io { path: path.to_owned(), source };
     let file = File::open(path).map_err(fault)?;

@@ -15,6 +15,7 @@ macro_rules! table {
         #[derive(Clone, Copy)]
         pub(super) struct $name<$buffer>(Table<$buffer>);
 
+        #[allow(unsafe_code)]
         impl<$buffer> Follow<$buffer> for $name<$buffer> {
             type Inner = $name<$buffer>;
             unsafe fn follow(buffer: &$buffer [u8], at: usize) -> Self::Inner {
@@ -32,6 +33,7 @@ macro_rules! table {
             }
         }
 
+        #[allow(unsafe_code)]
         impl<$buffer> $name<$buffer> {
             $(pub(super) fn $field(&self) -> Option<<$kind as Follow<$buffer>>::Inner> {
                 // SAFETY: tables are only made of buffers that were verified, these fields included.

@@ -1,6 +1,7 @@
 //! `.csv`: a header, then a line a sample; one column holds the labels, the others are the features in their order.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::{BufRead, BufReader, Write},
     path::Path,
@@ -55,8 +56,9 @@ fn check_header(header: &[String]) -> Result<(), String> {
     if header.is_empty() || header.iter().all(|name| name.parse::<f64>().is_ok()) {
         return Err("the first line holds no names; expected a header that names the columns".to_owned());
     }
-    match header.iter().enumerate().find(|(at, name)| header[..*at].contains(name)) {
-        Some((_, twice)) => Err(format!("two columns are named `{twice}`; expected different names")),
+    let mut seen = HashSet::new();
+    match header.iter().find(|name| !seen.insert(*name)) {
+        Some(twice) => Err(format!("two columns are named `{twice}`; expected different names")),
         None => Ok(()),
     }
 }

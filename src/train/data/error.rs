@@ -19,6 +19,11 @@ pub enum Error {
     Pickle { path: PathBuf },
     #[error("{}: not a valid .npz file ({why}); numpy.savez writes one", path.display())]
     Npz { path: PathBuf, why: String },
+    #[error(
+        "{}: array `{array}` is {shape:?} of {dtype}, {size} bytes when unpacked; the limit is {limit}",
+        path.display()
+    )]
+    Unpacked { path: PathBuf, array: String, shape: Vec<usize>, dtype: DType, size: u64, limit: u64 },
     #[error("{}: {why}", path.display())]
     File { path: PathBuf, why: String },
     #[error(

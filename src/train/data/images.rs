@@ -69,9 +69,10 @@ fn is_image(path: &Path) -> bool {
     EXTENSIONS.iter().any(|extension| super::has_extension(path, extension))
 }
 
-/// The images below a directory, however deep.
+/// The images below a directory, however deep. Links to directories are not followed: one may lead back here.
 fn images(path: &Path) -> Vec<PathBuf> {
     let below = |entry: PathBuf| match entry.is_dir() {
+        true if entry.is_symlink() => Vec::new(),
         true => images(&entry),
         false if is_image(&entry) => vec![entry],
         false => Vec::new(),
@@ -114,12 +115,19 @@ impl Images {
         let &[Some(channels @ (1 | 3)), height, width] = shape else {
             return Err(unfit());
         };
+        let pixels = |height: usize, width: usize| height.saturating_mul(width).saturating_mul(channels) as u64;
         if let (Some(height), Some(width)) = (height, width) {
+            if height == 0 || width == 0 || pixels(height, width) > MOST_DECODED {
+                return Err(unfit());
+            }
             return Ok(Decoder { files: self.files, channels, height, width });
         }
         let sizes: Vec<Result<(u32, u32), Fault>> = self.files.par_iter().map(|path| size(path)).collect();
         let first = sizes.iter().find_map(|size| size.as_ref().ok().copied()).unwrap_or((1, 1));
         let (height, width) = (height.unwrap_or(first.1 as usize), width.unwrap_or(first.0 as usize));
+        if pixels(height, width) > MOST_DECODED {
+            return Err(unfit());
+        }
         let check = |(path, size): (&PathBuf, Result<(u32, u32), Fault>)| match size {
             Ok(size) if size != first => {
                 let why = format!(
@@ -171,7 +179,7 @@ pub(super) struct Decoder {
 impl Decoder {
     /// Bytes of one image.
     pub fn row(&self) -> usize {
-        self.channels * self.height * self.width
+        self.channels.saturating_mul(self.height).saturating_mul(self.width)
     }
 
     /// All images in memory, where they find place there; else a look at the beginning of every file, and `None`.

@@ -27,6 +27,8 @@ pub use prefetch::{Batch, Draw, Filled, Prefetch, Reader};
 pub use spec::{Slot, Spec};
 pub use stored::Stored;
 
+use crate::limits::Limits;
+
 /// An array as a file has it.
 #[derive(Debug)]
 pub struct Array {
@@ -67,7 +69,7 @@ impl Source {
 }
 
 /// How data are read, beyond what the files say.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     /// Subtracted from the model's first input, after image bytes became 0 … 1: one number, or one a channel; empty for 0.
     pub mean: Vec<f64>,
@@ -75,6 +77,15 @@ pub struct Options {
     pub std: Vec<f64>,
     /// The column of a table that holds the labels.
     pub label_column: Option<String>,
+    /// Bytes that an array may unpack to, where it is packed or lies column after column.
+    pub max_unpacked: u64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        let max_unpacked = Limits::default().unpacked;
+        Options { mean: Vec::new(), std: Vec::new(), label_column: None, max_unpacked }
+    }
 }
 
 /// A way in which data are stored.
@@ -111,10 +122,27 @@ pub fn read(path: &Path, options: &Options) -> Result<Source, Error> {
     if is_pickle(path) {
         return Err(Error::Pickle { path: path.to_owned() });
     }
-    match FORMATS.iter().find(|format| (format.matches)(path)) {
-        Some(format) => Ok(Source { options: options.clone(), ..(format.read)(path, options)? }),
-        None => Err(Error::UnknownFormat { path: path.to_owned() }),
+    let Some(format) = FORMATS.iter().find(|format| (format.matches)(path)) else {
+        return Err(Error::UnknownFormat { path: path.to_owned() });
+    };
+    let source = Source { options: options.clone(), ..(format.read)(path, options)? };
+    check_size(&source)?;
+    Ok(source)
+}
+
+/// Refuses arrays that would be unpacked to more than the options allow.
+fn check_size(source: &Source) -> Result<(), Error> {
+    let limit = source.options.max_unpacked;
+    for array in source.arrays.iter().chain(source.held_out.iter().flatten()) {
+        if let Content::Numbers(stored) = &array.content
+            && !stored.is_in_place()
+            && stored.length() > limit
+        {
+            let (path, array, size) = (source.path.clone(), array.name.clone(), stored.length());
+            return Err(Error::Unpacked { path, array, shape: stored.shape.clone(), dtype: stored.dtype, size, limit });
+        }
     }
+    Ok(())
 }
 
 fn is_pickle(path: &Path) -> bool {

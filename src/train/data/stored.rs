@@ -80,7 +80,11 @@ impl Stored {
     /// What [`Error::File`](super::Error::File) takes for `why`.
     pub fn tensor(self) -> Result<Tensor, String> {
         let (dtype, shape, big_endian) = (self.dtype, self.shape.clone(), self.big_endian);
-        let length = usize::try_from(self.length()).map_err(|_| "too large for memory".to_owned())?;
+        let length = self.length();
+        if length > IN_MEMORY {
+            return Err(format!("{length} bytes; expected at most {IN_MEMORY}"));
+        }
+        let length = length as usize;
         let bytes = self.bytes()?;
         let mut data = vec![0; length];
         bytes.read_at(0, &mut data).map_err(|error| error.to_string())?;

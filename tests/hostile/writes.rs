@@ -1,0 +1,156 @@
+//! What is written appears whole or not at all, whatever happens meanwhile.
+
+use crate::common::{fam_onnx, fixture};
+use crate::record::row;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+fn place() -> (tempfile::TempDir, PathBuf) {
+    let place = tempfile::tempdir().expect("a directory");
+    let model = place.path().join("m.onnx");
+    fs::copy(fixture("mlp").join("model.onnx"), &model).expect("a model");
+    (place, model)
+}
+
+/// The output of the model at hand.
+fn grad(model: &Path, out: &Path) -> Command {
+    let read = fam_onnx::onnx::read(model).expect("a model");
+    let of = read.graph.name_of(read.graph.outputs[0]).to_string();
+    let mut command = fam_onnx(&["grad", "-q", "--wrt", "parameters", "--of", &of]);
+    command.arg(model).arg("-o").arg(out);
+    command
+}
+
+fn inject(model: &Path, out: &Path) -> Command {
+    let mut command = fam_onnx(&["inject", "-q", "--layer", "penultimate", "--lambda", "0.1", "--force"]);
+    command.arg(model).arg("-o").arg(out);
+    command
+}
+
+/// Files and directories that are not hidden.
+fn visible(place: &Path) -> Vec<String> {
+    let names =
+        fs::read_dir(place).expect("a directory").flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.filter(|name| !name.starts_with(".fam-onnx-")).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn killed_at_any_moment() {
+    let (place, model) = place();
+    let (file, directory) = (place.path().join("out.onnx"), place.path().join("out.fam"));
+    let whole = || {
+        if file.exists() {
+            fam_onnx::onnx::read(&file).expect("a whole model");
+        }
+        if directory.exists() {
+            let manifest = fam_onnx::artifact::manifest::Manifest::read(&directory).expect("a whole manifest");
+            let names: Vec<&str> = manifest.files.keys().map(String::as_str).collect();
+            assert!(names.len() >= 5);
+            manifest.verify_files(&directory, &names).expect("whole files");
+        }
+    };
+    let mut cases = 0;
+    let mut state = 1u64;
+    for round in 0..40 {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let mut command = if round % 2 == 0 { grad(&model, &file) } else { inject(&model, &directory) };
+        let mut process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a process");
+        std::thread::sleep(Duration::from_millis((state >> 33) % 300));
+        let _ = process.kill();
+        process.wait().expect("an end");
+        whole();
+        cases += 1;
+    }
+    assert!(grad(&model, &file).status().expect("a process").success());
+    assert!(inject(&model, &directory).status().expect("a process").success());
+    whole();
+    assert_eq!(visible(place.path()), ["m.onnx", "out.fam", "out.onnx"]);
+    row(
+        "SIGKILL while `grad` or `inject` writes, at random moments",
+        cases,
+        "whole or not there; what is left is called `.fam-onnx-…`",
+    );
+}
+
+#[test]
+fn two_at_once() {
+    let (place, model) = place();
+    let (file, directory) = (place.path().join("out.onnx"), place.path().join("out.fam"));
+    let mut cases = 0;
+    for _ in 0..4 {
+        let both = |make: &dyn Fn() -> Command| {
+            let mut pair: Vec<_> = (0..3)
+                .map(|_| make().stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("a process"))
+                .collect();
+            pair.drain(..).map(|p| p.wait_with_output().expect("an end")).collect::<Vec<_>>()
+        };
+        let ends = both(&|| grad(&model, &file));
+        assert!(ends.iter().all(|end| end.status.success()), "{ends:?}");
+        fam_onnx::onnx::read(&file).expect("a whole model");
+        let ends = both(&|| inject(&model, &directory));
+        assert!(ends.iter().any(|end| end.status.success()), "{ends:?}");
+        assert!(ends.iter().all(|end| matches!(end.status.code(), Some(0 | 1))), "{ends:?}");
+        let manifest = fam_onnx::artifact::manifest::Manifest::read(&directory).expect("a whole manifest");
+        let names: Vec<&str> = manifest.files.keys().map(String::as_str).collect();
+        manifest.verify_files(&directory, &names).expect("whole files");
+        cases += 2;
+    }
+    assert_eq!(visible(place.path()), ["m.onnx", "out.fam", "out.onnx"]);
+    row("three processes with one output", cases, "a whole one of one of them");
+}
+
+#[test]
+fn targets_that_cannot_be() {
+    let (place, model) = place();
+    let root = place.path();
+    fs::create_dir(root.join("directory")).expect("a directory");
+    fs::write(root.join("file"), "mine").expect("a file");
+    fs::create_dir(root.join("sealed")).expect("a directory");
+    fs::set_permissions(root.join("sealed"), fs::Permissions::from_mode(0o555)).expect("permissions");
+    std::os::unix::fs::symlink(root.join("file"), root.join("link")).expect("a link");
+    let mut cases = 0;
+    let mut refused = |mut command: Command, name: &str| {
+        let output = command.output().expect("a process");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{name}: {stderr}");
+        assert!(stderr.contains(name) && !stderr.contains(".fam-onnx-"), "{stderr}");
+        cases += 1;
+    };
+    for name in ["directory", "missing/out.onnx", "file/out.onnx", "m.onnx"] {
+        refused(grad(&model, &root.join(name)), name);
+    }
+    for name in ["directory", "missing/out.fam", "file", "file/out.fam", "link"] {
+        refused(inject(&model, &root.join(name)), name);
+    }
+    // A full disk: no file may have more than 4 kB.
+    for (mut command, name) in
+        [(grad(&model, &root.join("full.onnx")), "full.onnx"), (inject(&model, &root.join("full.fam")), "full.fam")]
+    {
+        let line: Vec<_> =
+            [command.get_program()].into_iter().chain(command.get_args()).map(|a| a.to_owned()).collect();
+        command = Command::new("bash");
+        command.args(["-c", "trap '' XFSZ; ulimit -f 4; exec \"$0\" \"$@\""]).args(line).env("NO_COLOR", "1");
+        refused(command, name);
+    }
+    assert_eq!(fs::read(root.join("file")).expect("a file"), b"mine");
+    assert_eq!(visible(root), ["directory", "file", "link", "m.onnx", "sealed"]);
+    assert!(
+        fs::read_dir(root)
+            .expect("a directory")
+            .flatten()
+            .all(|e| !e.file_name().to_string_lossy().starts_with(".fam"))
+    );
+    // A link as the target of a file is replaced, and what it leads to stays.
+    assert!(grad(&model, &root.join("link")).status().expect("a process").success());
+    assert_eq!(fs::read(root.join("file")).expect("a file"), b"mine");
+    row(
+        "outputs that are directories, files, links, in no directory, on a full disk",
+        cases + 1,
+        "refused by the name of the output; nothing is left or changed",
+    );
+}
