@@ -187,7 +187,7 @@ fn faults_are_named() {
     .assert_eq(&error(&[("\"version\": 1", "\"version\": 2")]));
     expect!["manifest.json: not a manifest: invalid type: integer `3`, expected a sequence at line 37 column 13"]
         .assert_eq(&error(&[("\"inputs\": [", "\"inputs\": 3, \"x\": [")]));
-    expect!["manifest.json: not a manifest: unknown element type `float33`; expected one of float32, uint8, int8, uint16, int16, int32, int64, bool, float16, float64, uint32, uint64, bfloat16 at line 45 column 24"].assert_eq(&error(&[("float32", "float33")]));
+    expect!["manifest.json: not a manifest: unknown element type `float33`; expected one of float32, uint8, int8, uint16, int16, int32, int64, bool, float16, float64, uint32, uint64, bfloat16, float8_e4m3fn, float8_e4m3fnuz, float8_e5m2, float8_e5m2fnuz, uint4, int4, float4_e2m1fn, float8_e8m0fnu, uint2, int2 at line 45 column 24"].assert_eq(&error(&[("float32", "float33")]));
     expect!["manifest.json: not a manifest: missing field `version` at line 148 column 1"]
         .assert_eq(&error(&[("\"version\": 1,", "")]));
     expect!["manifest.json: graphs.train has the path `../train.onnx`; expected the name of a file in the artifact's directory; graphs.optimizer.updates names `fc.biass`, which is neither a parameter nor a state tensor; graphs.train.updates names `fc.biass`, which is neither a parameter nor a state tensor; the trainable parameter `fc.bias` has no entry in graphs.train.updates; layer `fc` names `fc2.weight`, which is neither a parameter nor a state tensor; layer `fc` has λ = -0.5; expected a finite number ≥ 0; probe `probe.fc` has the symbolic dimension `sequence`; expected numbers and `batch` only"].assert_eq(&error(&[
