@@ -138,9 +138,14 @@ fn form(g: &Graph, inputs: &HashSet<ValueId>, n: &Node) -> i64 {
         }
         "ReduceSum" => LOWEST,
         op if op.starts_with("Reduce") => any(&[(!known(1) || has("noop_with_empty_axes"), 18)]),
-        "DFT" => any(&[(!known(2), 20)]),
+        "DFT" => any(&[(!known(2) || moved_default_axis(g, n), 20)]),
         _ => LOWEST,
     }
+}
+
+/// Whether a DFT without an axis is along another one than before opset 20: the one before the last, which was the second.
+fn moved_default_axis(g: &Graph, n: &Node) -> bool {
+    n.input(2).is_none() && n.input(0).and_then(|id| g.value(id).fact.rank()) != Some(3)
 }
 
 /// Whether a Split without sizes is known to have parts that differ.

@@ -4,7 +4,7 @@
 use super::general;
 use super::plan::{Kind, Plan, SYMBOLS, Variant};
 use arbitrary::{Result, Unstructured};
-use fam_onnx::ir::{DType, Tensor};
+use fam_onnx::ir::{DType, Model, Tensor};
 use fam_onnx::ops::{Array, Case, Input, OPS, Op};
 
 /// Operators of which no two runs agree, or which read files.
@@ -28,7 +28,9 @@ pub fn draw(bytes: &[u8]) -> Plan {
     let mut plan = Plan::default();
     // Bytes that end early end the graph.
     let _ = grow(&mut plan, &mut u);
-    let needs_sizes = plan.has(|op| SIZES_KNOWN.contains(&op)) || plan.build(&Variant::default()).is_err();
+    let ranks_known = |model: Model| model.graph.values.iter().all(|value| value.fact.shape.is_some());
+    let built = plan.build(&Variant::default());
+    let needs_sizes = plan.has(|op| SIZES_KNOWN.contains(&op)) || !built.is_ok_and(ranks_known);
     if needs_sizes { without_symbols(plan) } else { plan }
 }
 
