@@ -232,7 +232,7 @@ mod found {
         let x = input(&mut plan, &[2, 3, 3], &[None, Some("N3"), Some("N3")]);
         plan.step("Det", &[Some(x)], Attrs::new(), 1).expect("a determinant");
         let error = derivatives(&plan, &differentiated).expect_err("no derivative");
-        assert!(error.contains("as many steps as rows, whose number is not known"), "{error}");
+        assert!(error.contains("as many steps as rows: a number that is not known"), "{error}");
     }
 
     /// The size of what is pooled could not be said, though the size of the result is.
