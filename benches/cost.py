@@ -103,7 +103,7 @@ def times(artifacts, batch, rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--binary", default=nets.ROOT / "target/release/fam-onnx")
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=60, help="0: only operations")
     parser.add_argument("--only", help="one model")
     parser.add_argument("--limit", type=float, default=20, help="plain steps above which a way is left out")
     args = parser.parse_args()
@@ -132,8 +132,11 @@ def case(tool, folder, name, batch, layer, args):
             artifacts.append(folder / f"{name}-{layer}-{offer['estimator']}-{lam}.fam")
             report = tool("inject", file, "--layer", layer, "--lambda", lam, "--momentum", "0.9",
                           "--estimator", offer["estimator"], "-o", artifacts[-1])
-        plain, ratio = times(artifacts, batch, args.rounds)
         flops, predicted = offer["flops"] / report["fam"]["flops"], 1 + offer["overhead"]
+        if args.rounds == 0:
+            print(f"| {name} `{layer}` | {offer['estimator']} | | {predicted:.2f} | | | {flops:.2f} |", flush=True)
+            continue
+        plain, ratio = times(artifacts, batch, args.rounds)
         print(f"| {name} `{layer}` | {offer['estimator']} | {plain:.2f} | {predicted:.2f} | {ratio:.2f} "
               f"| {predicted / ratio:.2f} | {flops:.2f} |", flush=True)
 

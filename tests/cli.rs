@@ -447,19 +447,19 @@ fn inspect_of_an_mlp() {
         Layers
         name      W  head                        estimator   weight      why
         ────  ─────  ──────────────────────────  ──────────  ──────────  ───────────────────────────────────────────────────────
-        fc1   16×20  piecewise-affine (/Relu)    hutchinson  fc1.weight  exact is predicted to cost 3.26 plain steps, above 1.10
-        fc2   12×16  piecewise-affine (/Relu_1)  hutchinson  fc2.weight  exact is predicted to cost 2.41 plain steps, above 1.10
+        fc1   16×20  piecewise-affine (/Relu)    hutchinson  fc1.weight  exact is predicted to cost 2.88 plain steps, above 1.10
+        fc2   12×16  piecewise-affine (/Relu_1)  hutchinson  fc2.weight  exact is predicted to cost 2.26 plain steps, above 1.10
         fc     5×12  logits                      exact       fc.weight   closed form
 
         Cost of κ and its gradient
         layer  estimator        FLOPs   memory  plain steps  how
         ─────  ────────────  ────────  ───────  ───────────  ─────────────────────────────────────────
-        fc1    exact           1.28 M  2.55 MB         3.26  closed form, 5 reverse passes of the head
-        fc1    gauss-newton    1.28 M  2.55 MB         3.26  closed form, 5 reverse passes of the head
-        fc1    hutchinson    201.22 k  2.10 MB         2.02  per-sample probes
-        fc2    exact         524.54 k  2.28 MB         2.41  closed form, 5 reverse passes of the head
-        fc2    gauss-newton  524.54 k  2.28 MB         2.41  closed form, 5 reverse passes of the head
-        fc2    hutchinson     87.30 k  2.08 MB         1.80  per-sample probes
+        fc1    exact           1.25 M  2.42 MB         2.88  closed form, 5 reverse passes of the head
+        fc1    gauss-newton    1.25 M  2.42 MB         2.88  closed form, 5 reverse passes of the head
+        fc1    hutchinson    196.86 k  2.09 MB         1.89  per-sample probes
+        fc2    exact         516.86 k  2.24 MB         2.26  closed form, 5 reverse passes of the head
+        fc2    gauss-newton  516.86 k  2.24 MB         2.26  closed form, 5 reverse passes of the head
+        fc2    hutchinson     86.02 k  2.08 MB         1.75  per-sample probes
         fc     exact          20.81 k  2.07 MB         1.68  closed form
         fc     gauss-newton   20.81 k  2.07 MB         1.68  closed form
         fc     hutchinson     24.77 k  2.06 MB         1.62  per-sample probes
@@ -499,19 +499,19 @@ fn inspect_of_an_mlp() {
             Layers
             name      W  head            estimator   weight        why
             ─────  ────  ──────────────  ──────────  ────────────  ───────────────────────────────────────────────────────────────────────────────────────────
-            conv1   6×6  smooth (/Tanh)  hutchinson  conv1.weight  exact is predicted to cost 42.29 plain steps, above 1.10; positions meet at /conv2/Conv
-            conv2  8×12  smooth (/Tanh)  hutchinson  conv2.weight  exact is predicted to cost 35.95 plain steps, above 1.10; positions meet at loss/LogSoftmax
+            conv1   6×6  smooth (/Tanh)  hutchinson  conv1.weight  exact is predicted to cost 36.64 plain steps, above 1.10; positions meet at /conv2/Conv
+            conv2  8×12  smooth (/Tanh)  hutchinson  conv2.weight  exact is predicted to cost 34.29 plain steps, above 1.10; positions meet at loss/LogSoftmax
             fc      5×8  logits          exact       fc.weight     closed form
 
             Cost of κ and its gradient
             layer  estimator        FLOPs    memory  plain steps  how
             ─────  ────────────  ────────  ────────  ───────────  ─────────────────────────────────────────
-            conv1  exact          44.26 M  42.17 MB        42.29  by definition, 36 second derivatives
-            conv1  gauss-newton    4.93 M   5.51 MB         6.34  closed form, 5 reverse passes of the head
-            conv1  hutchinson      1.23 M   2.93 MB         2.95  full probes
-            conv2  exact          49.20 M  55.45 MB        35.95  by definition, 96 second derivatives
-            conv2  gauss-newton    4.40 M   4.42 MB         4.29  closed form, 5 reverse passes of the head
-            conv2  hutchinson    520.91 k   2.69 MB         2.08  full probes
+            conv1  exact          42.28 M  34.01 MB        36.64  by definition, 36 second derivatives
+            conv1  gauss-newton    4.71 M   4.55 MB         5.60  closed form, 5 reverse passes of the head
+            conv1  hutchinson      1.18 M   2.83 MB         2.68  full probes
+            conv2  exact          47.85 M  53.64 MB        34.29  by definition, 96 second derivatives
+            conv2  gauss-newton    4.30 M   4.08 MB         4.01  closed form, 5 reverse passes of the head
+            conv2  hutchinson    506.83 k   2.69 MB         1.99  full probes
             fc     exact          18.67 k   2.46 MB         1.31  closed form
             fc     gauss-newton   18.67 k   2.46 MB         1.31  closed form
             fc     hutchinson     18.11 k   2.46 MB         1.29  per-sample probes

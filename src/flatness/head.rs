@@ -7,6 +7,7 @@
 //! Samples and positions are proved independent by following their axes along the tape to the loss: an axis ends in a
 //! sum, behind which nothing may bend. Whatever lets two entries of an axis meet is an edge of the tape.
 
+use super::sharing::{self, Varies};
 use crate::ad::{Kind, TanNode};
 use crate::ir::{Dim, Graph, Node, Val, ValueId};
 use crate::linear::Linear;
@@ -123,6 +124,21 @@ impl<'a, 'g> Stretch<'a, 'g> {
 
     pub fn nodes(&self) -> &'a [TanNode<'g>] {
         self.nodes
+    }
+
+    pub fn source(&self) -> usize {
+        self.source
+    }
+
+    /// Whether the layer's output reaches that place.
+    pub fn reaches(&self, id: usize) -> bool {
+        self.reached[id]
+    }
+
+    /// Along which axes the cotangent of each place in front of what the loss reads varies.
+    pub fn cotangents(&self) -> Vec<Option<Varies>> {
+        let end = self.prediction.unwrap_or(self.source);
+        sharing::cotangents(self.nodes, &self.to_prediction, self.source, end)
     }
 
     /// The head's class and what becomes of the axes of `z`; `feature` is the one that counts neurons, and where there is

@@ -11,6 +11,7 @@ mod layer;
 mod parameters;
 mod price;
 mod route;
+mod sharing;
 mod survey;
 
 pub use form::{Form, Stored};

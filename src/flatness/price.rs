@@ -4,6 +4,7 @@ use super::head::{Dependence, Stretch};
 use super::hutchinson::Probes;
 use super::layer::Layer;
 use super::route::{Route, Site};
+use super::sharing;
 use crate::ad::{Kind, TanNode};
 use crate::cost::{Cost, Kernel, elements_of, elementwise, product, size_of, stacked};
 use crate::ir::Dim;
@@ -26,18 +27,25 @@ pub struct HeadCost {
     pub first: Cost,
     /// A second derivative to the loss.
     pub second: Cost,
+    /// The part of the elements of the layer's output that a cotangent from what the loss reads holds: it is the same
+    /// along axes that the head sums.
+    pub share: f64,
 }
 
 impl HeadCost {
     pub fn of(stretch: &Stretch<'_, '_>, depends: &Dependence) -> HeadCost {
-        let mut cost = HeadCost::default();
+        let cotangents = stretch.cotangents();
+        let share = |id: usize| match &cotangents[id] {
+            Some(varies) => sharing::share(varies, &stretch.nodes()[id].shape),
+            None => 1.0,
+        };
+        let mut cost = HeadCost { share: share(stretch.source()), ..HeadCost::default() };
         for (id, node) in stretch.maps() {
-            let step = step(stretch.nodes(), node);
             if stretch.before_prediction(id) {
-                cost.first = cost.first + step;
+                cost.first = cost.first + step(stretch, node, share(id));
             }
             // The tangent, and the tangent of the tangent.
-            cost.second = cost.second + step.repeated(2.0);
+            cost.second = cost.second + step(stretch, node, 1.0).repeated(2.0);
             let Kind::Apply(map, _) = &node.kind else { continue };
             if map.coefficient().is_some_and(|c| depends.smoothly[c.id().0 as usize]) {
                 // The coefficient's own derivative, its product, their sum.
@@ -49,17 +57,25 @@ impl HeadCost {
     }
 }
 
-/// One map applied to one tangent, with the gradient: in the tangent, and in a weight that the map multiplies by.
-fn step(nodes: &[TanNode<'_>], node: &TanNode<'_>) -> Cost {
+/// One map applied to one tangent, with the gradient: in the tangent, and in a weight that the map multiplies by. The
+/// cotangent of the result holds `share` of its elements.
+fn step(stretch: &Stretch<'_, '_>, node: &TanNode<'_>, share: f64) -> Cost {
     let out = elements_of(&node.shape);
     let (map, x) = match &node.kind {
         Kind::Source(_) | Kind::Joint(..) | Kind::Part(..) => return Cost::default(),
-        Kind::Sum(..) => return elementwise(out).repeated(WITH_ONE_GRADIENT),
+        // The other one has no tangent here.
+        Kind::Sum(x, y) if !(stretch.reaches(*x) && stretch.reaches(*y)) => return Cost::default(),
+        Kind::Sum(..) => return elementwise(out) + elementwise(out) * share,
         Kind::Apply(map, x) => (map, *x),
     };
-    let gradient =
-        if map.coefficient().is_some_and(|c| c.dtype().is_float()) { WITH_GRADIENT } else { WITH_ONE_GRADIENT };
-    applied(map, &nodes[x].shape, out).repeated(gradient)
+    let forward = applied(map, &stretch.nodes()[x].shape, out);
+    let reverse = match map {
+        // An expansion that is delayed.
+        Linear::Sum { .. } => Cost::default(),
+        _ if map.coefficient().is_some_and(|c| c.dtype().is_float()) => forward.repeated(WITH_GRADIENT - 1.0),
+        _ => forward.repeated(WITH_ONE_GRADIENT - 1.0),
+    };
+    forward + reverse * share
 }
 
 /// A map from a tangent of that shape to one of `out` elements.
@@ -181,8 +197,17 @@ pub fn estimated(layer: &Layer, site: &Site, head: &HeadCost, kind: Probes, samp
         }
         Probes::Shared | Probes::LowRank => {
             let in_weight = kind == Probes::LowRank && !layer.form.shares_activations();
-            let applied = if in_weight { numbers.through_weight(site, 1.0) } else { numbers.activations() + outer };
-            applied.repeated(WITH_GRADIENT)
+            // `W r`, and its gradient's sum with the weight's other one.
+            let turned = product(2.0 * d * m, d * m + m, d).repeated(WITH_ONE_GRADIENT) + elementwise(d * m);
+            let applied = match in_weight {
+                true => numbers.through_weight(site, 1.0).repeated(WITH_GRADIENT),
+                false => {
+                    let activations = numbers.activations();
+                    let back = activations.repeated(WITH_GRADIENT - 1.0) * head.share;
+                    activations + back + outer.repeated(WITH_GRADIENT)
+                }
+            };
+            turned + applied
         }
         Probes::Full => {
             let signs = product(2.0 * d * m * m, m * m + d * m, d * m);
