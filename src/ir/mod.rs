@@ -16,8 +16,8 @@ mod val;
 mod verify;
 
 pub use attr::{Attr, Attrs};
-pub use builder::Builder;
 pub(crate) use builder::refine;
+pub use builder::{Builder, CONSTANT_LIMIT};
 pub use dim::Dim;
 pub use dtype::DType;
 pub use fact::Fact;

@@ -1,7 +1,7 @@
 //! Losses on classes, with PyTorch's conventions for class weights, ignored labels and label smoothing.
 
 use super::Settings;
-use crate::ir::{Builder, DType, Dim, Tensor, Val, count};
+use crate::ir::{Builder, CONSTANT_LIMIT, DType, Dim, Tensor, Val, count};
 
 /// The mean of `−Σ_c w_c t_rc log p_rc` over the places `r` of `[N, …]`, and what each place counts in it: rank 0, or
 /// `[N, …]`. `log_p[N, C, …]`; `t = (1−ε)·target + ε/C`.
@@ -36,10 +36,12 @@ impl<'g> Scores<'g> {
         let plain = ignored.is_none() && self.weights.is_none();
         let total = plain.then(|| 1.0 / b.dim_scalar(&count(&self.places()), log_p.dtype()));
         let classes = self.classes();
-        let index: Vec<i64> = (0..classes).collect();
         let mut along = vec![1; log_p.rank()];
-        along[1] = index.len();
-        let index = b.constant(Tensor::ints(&along, &index));
+        along[1] = usize::try_from(classes).unwrap_or(0);
+        let index = match along[1] <= CONSTANT_LIMIT {
+            true => b.constant(Tensor::ints(&along, &(0..classes).collect::<Vec<_>>())),
+            false => b.range(&Dim::Fixed(classes)).reshape(&along.iter().map(|&n| Dim::from(n)).collect::<Vec<_>>()),
+        };
         let counts = ignored.map(|i| !labels.equal(b.scalar(DType::I64, i as f64)));
         let mut hit = labels.unsqueeze(&[1]).equal(index);
         if let Some(counts) = counts {
