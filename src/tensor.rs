@@ -192,7 +192,7 @@ pub(crate) fn from_safetensors(dtype: safetensors::Dtype) -> Option<DType> {
 }
 
 /// Of every type but strings, which no tensor here has.
-fn to_safetensors(dtype: DType) -> Option<safetensors::Dtype> {
+pub(crate) fn to_safetensors(dtype: DType) -> Option<safetensors::Dtype> {
     SAFETENSORS.iter().find(|row| row.0 == dtype).map(|row| row.1)
 }
 

@@ -4,8 +4,13 @@ use super::manifest::{self, FileEntry, Manifest};
 use super::ort_training::Record;
 use super::standard::Plan;
 use crate::error::{Error, Result};
+use crate::ir::{Bytes, Tensor};
 use crate::{files, onnx, tensor};
+use safetensors::{SafeTensorError, View};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// `MODEL-STEM.fam` beside nothing else: in the current directory.
@@ -90,14 +95,62 @@ pub fn write(plan: &Plan, inference: &[u8], directory: &Path, force: bool) -> Re
         save(name, &onnx::to_bytes(model))?;
     }
     save(manifest::MODEL, inference)?;
-    let tensors = plan
-        .tensors
-        .iter()
-        .map(|(name, t)| Ok((name.clone(), tensor::Tensor::new(t.dtype, t.shape.clone(), t.bytes.to_vec())?)));
-    save(manifest::PARAMETERS, &tensor::encode_safetensors(&tensors.collect::<Result<_>>()?)?)?;
+    let parameters = draft.path().join(manifest::PARAMETERS);
+    let sha256 = save_tensors(&plan.tensors, &parameters, &directory.join(manifest::PARAMETERS))?;
+    manifest.files.insert(manifest::PARAMETERS.to_string(), FileEntry { sha256 });
     let text = manifest.to_json()?;
     files::write(&draft.path().join(manifest::FILE), text.as_bytes()).map_err(at(&directory.join(manifest::FILE)))?;
     draft.finish()
+}
+
+/// A tensor that is read when its turn comes: weights need not be in memory together.
+struct Stored<'t> {
+    dtype: safetensors::Dtype,
+    tensor: &'t Tensor,
+}
+
+impl View for Stored<'_> {
+    fn dtype(&self) -> safetensors::Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.tensor.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        if let Bytes::Owned(bytes) = &self.tensor.bytes {
+            return Cow::Borrowed(bytes);
+        }
+        let mut bytes = Vec::with_capacity(self.data_len());
+        match self.tensor.bytes.reader().read_to_end(&mut bytes) {
+            Ok(read) if read == self.data_len() => Cow::Owned(bytes),
+            _ => Cow::Borrowed(&self.tensor.bytes),
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        self.tensor.bytes.len()
+    }
+}
+
+/// Writes the tensors to a file of a draft that will be known as `known`; its SHA-256.
+fn save_tensors(tensors: &BTreeMap<String, Tensor>, file: &Path, known: &Path) -> Result<String> {
+    let mut stored: Vec<(&String, Stored)> = Vec::new();
+    for (name, tensor) in tensors {
+        let dtype = tensor::to_safetensors(tensor.dtype).ok_or(tensor::Error::Strings)?;
+        stored.push((name, Stored { dtype, tensor }));
+    }
+    match safetensors::serialize_to_file(stored, None, file) {
+        Ok(()) => {}
+        Err(SafeTensorError::IoError(error)) => return Err(at(known)(error)),
+        Err(source) => return Err(tensor::Error::Encode { source }.into()),
+    }
+    let digest = || {
+        fs::File::open(file)?.sync_all()?;
+        manifest::sha256_file(file)
+    };
+    digest().map_err(at(known))
 }
 
 /// Moves the draft to its final name; what stood there before is moved aside first and removed last.

@@ -3,8 +3,10 @@
 use super::{DType, small};
 use half::{bf16, f16};
 use memmap2::Mmap;
+use std::fs::File;
 use std::hash::{Hash, Hasher};
-use std::path::PathBuf;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 #[derive(Clone)]
@@ -28,6 +30,31 @@ impl std::ops::Deref for Bytes {
             Bytes::Mapped { file, offset, len } => file.map.get(*offset..offset + len).unwrap_or(&[]),
         }
     }
+}
+
+impl Bytes {
+    /// The same bytes one after the other. Those of a mapped file are read from it, not through the mapping, whose pages would
+    /// stay in memory.
+    pub fn reader(&self) -> Box<dyn Read + '_> {
+        match self {
+            Bytes::Mapped { file, offset, len } => match at(&file.path, file.map.len(), *offset) {
+                Ok(part) => Box::new(part.take(*len as u64)),
+                // The file has gone or changed; its mapping is still there.
+                Err(_) => Box::new(&**self),
+            },
+            Bytes::Owned(bytes) => Box::new(&**bytes),
+        }
+    }
+}
+
+/// The file from that byte on, if it is still as long as it was.
+fn at(path: &Path, len: usize, offset: usize) -> std::io::Result<File> {
+    let mut file = File::open(path)?;
+    if file.metadata()?.len() != len as u64 {
+        return Err(std::io::ErrorKind::InvalidData.into());
+    }
+    file.seek(SeekFrom::Start(offset as u64))?;
+    Ok(file)
 }
 
 #[derive(Clone)]

@@ -171,7 +171,7 @@ fn put(file: &mut std::fs::File, location: &str, name: &str, tensor: &Tensor) ->
     let at = file.stream_position()?;
     let offset = at.next_multiple_of(PAGE);
     file.write_all(&vec![0; (offset - at) as usize])?;
-    file.write_all(&tensor.bytes)?;
+    std::io::copy(&mut tensor.bytes.reader(), file)?;
     Ok(place(location, offset, name, tensor))
 }
 

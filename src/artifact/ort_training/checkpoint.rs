@@ -146,7 +146,7 @@ fn write_data<'t>(path: &Path, tensors: impl Iterator<Item = &'t (String, Tensor
         let at = file.stream_position()?;
         let offset = at.next_multiple_of(ALIGNMENT);
         file.write_all(&vec![0; (offset - at) as usize])?;
-        file.write_all(&tensor.bytes)?;
+        std::io::copy(&mut tensor.bytes.reader(), &mut file)?;
         offsets.push(offset);
     }
     file.sync_all()?;
