@@ -6,6 +6,10 @@ use common::npz;
 use common::place::Place;
 use common::step::Oracle;
 use expect_test::expect;
+use fam_onnx::artifact::{self, Options, Target};
+use fam_onnx::flatness::Estimator;
+use fam_onnx::ir::{Attrs, Builder, DType, Dim, Fact, Model, Tensor, Val};
+use fam_onnx::loss::Loss;
 use serde_json::Value;
 
 /// A fixture and its oracle's batch as data.
@@ -186,4 +190,47 @@ fn what_it_prints() {
         }"#]]
     .assert_eq(&format!("{document:#}"));
     assert_eq!(place.files(), ["data.npz", "mlp.onnx"]);
+}
+
+/// A smooth net on 64 samples of size `before`: so many products with one square weight, then a layer `[width, width]`
+/// and a layer of 10 outputs.
+fn smooth(before: i64, products: usize, width: i64) -> Model {
+    let b = Builder::new();
+    let stored = |name: &str, shape: [i64; 2]| {
+        let sizes = shape.map(|n| n as usize);
+        b.initializer(name, Tensor::from_f64(DType::F32, &sizes, std::iter::repeat_n(0.01, sizes[0] * sizes[1])))
+    };
+    let tanh = |z: Val<'_>| b.op("Tanh", &[b.val(z.id())], Attrs::new()).id();
+    let x = b.input("x", Fact::new(DType::F32, [64, before].map(Dim::Fixed)), None);
+    let square = stored("before.weight", [before, before]);
+    let y = (0..products).fold(x, |y, _| b.val(tanh(y.matmul(square))));
+    let z = b.val(tanh(y.matmul(stored("in.weight", [before, width]))));
+    let logits = b.val(tanh(z.matmul(stored("fc.weight", [width, width])))).matmul(stored("out.weight", [width, 10]));
+    b.output(logits, "logits");
+    Model { graph: b.finish().expect("a graph"), opset: 17, ..Model::default() }
+}
+
+/// Where no estimator is named, κ is exact where a batch is predicted to take at most a second, or a hundred plain steps.
+#[test]
+fn what_would_take_more_than_a_second_and_a_hundred_steps_is_estimated() {
+    let options = Options::of(Target::Loss(Loss::SoftmaxCrossEntropy.into()));
+    // (seconds of exact κ at most 1, plain steps of it at most 100): what is chosen.
+    let cases = [
+        (smooth(1024, 1, 512), (true, true), "exact"),
+        (smooth(16, 1, 1024), (true, false), "exact"),
+        (smooth(1024, 60, 2048), (false, true), "exact"),
+        (smooth(16, 1, 2048), (false, false), "hutchinson"),
+    ];
+    for (model, sides, expected) in cases {
+        let found = artifact::survey(&model, &options).expect("a survey");
+        let (.., finding) = found.layers.iter().find(|(layer, ..)| layer.name == "fc").expect("a layer");
+        let offers = &finding.as_ref().expect("a finding").offers;
+        let exact =
+            offers.iter().find(|o| o.estimator == Estimator::Exact).and_then(|o| o.cost).expect("a cost").time();
+        let steps = 1.0 + exact / found.plain.expect("a plain step").time();
+        let measured = artifact::measurement(&model, &["fc".to_string()], &options).expect("a measurement");
+        let at = format!("{exact:.2} s, {steps:.0} plain steps");
+        assert_eq!((exact <= 1.0, steps <= 100.0), sides, "{at}");
+        assert_eq!(measured.layers[0].estimator, expected, "{at}: {}", measured.layers[0].why);
+    }
 }
