@@ -141,12 +141,15 @@ fn save_tensors(tensors: &BTreeMap<String, Tensor>, file: &Path, known: &Path) -
         let dtype = tensor::to_safetensors(tensor.dtype).ok_or(tensor::Error::Strings)?;
         stored.push((name, Stored { dtype, tensor }));
     }
+    // What takes its place is private, as temporary files are.
+    let permissions = fs::File::create(file).and_then(|file| file.metadata()).map_err(at(known))?.permissions();
     match safetensors::serialize_to_file(stored, None, file) {
         Ok(()) => {}
         Err(SafeTensorError::IoError(error)) => return Err(at(known)(error)),
         Err(source) => return Err(tensor::Error::Encode { source }.into()),
     }
     let digest = || {
+        fs::set_permissions(file, permissions)?;
         fs::File::open(file)?.sync_all()?;
         manifest::sha256_file(file)
     };

@@ -154,3 +154,18 @@ fn targets_that_cannot_be() {
         "refused by the name of the output; nothing is left or changed",
     );
 }
+
+/// Files that were private while they were unfinished can be read by whoever reads any new file.
+#[test]
+fn what_is_written_is_as_readable_as_any_new_file() {
+    let (place, model) = place();
+    let (new, directory, out) = (place.path().join("new"), place.path().join("m.fam"), place.path().join("grad.onnx"));
+    let mode = |path: &Path| fs::metadata(path).expect("a file").permissions().mode();
+    fs::write(&new, "").expect("a file");
+    assert!(inject(&model, &directory).status().expect("a process").success());
+    assert!(grad(&model, &out).status().expect("a process").success());
+    let files = fs::read_dir(&directory).expect("a directory").map(|entry| entry.expect("an entry").path());
+    for file in files.chain([out]) {
+        assert_eq!(mode(&file), mode(&new), "{}", file.display());
+    }
+}
