@@ -25,3 +25,8 @@ impl Default for Limits {
         Limits { nodes: 1_000_000, depth: Limits::DEEPEST, unpacked: 16 << 30, inference: true }
     }
 }
+
+/// Whether float32, which graphs compute with, holds the number: finite, and no zero where it is none.
+pub(crate) fn fits_f32(value: f64) -> bool {
+    (value as f32).is_finite() && (value == 0.0 || value as f32 != 0.0)
+}

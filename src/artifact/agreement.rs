@@ -3,7 +3,7 @@
 use super::manifest::{Fault, Manifest, Probe};
 use crate::ir::{Dim, Fact};
 use crate::onnx::{self, Signature};
-use crate::tensor::DType;
+use crate::tensor::{DType, Tensors};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -17,6 +17,25 @@ pub(super) fn faults(manifest: &Manifest, directory: &Path, files: &[&str]) -> V
         }
     }
     faults
+}
+
+/// Every parameter, and every state tensor where asked for, that is not among `tensors` as the manifest has it.
+pub(super) fn tensor_faults(manifest: &Manifest, tensors: &Tensors, with_state: bool) -> Vec<Fault> {
+    let parameters = manifest.parameters.iter().map(|p| ("parameter", &p.name, p.dtype, &p.shape));
+    let state = manifest.state.iter().filter(|_| with_state).map(|s| ("state", &s.name, s.dtype, &s.shape));
+    let statistics = |role: &str, name: &String| role == "state" && manifest.parameters.iter().any(|p| p.name == *name);
+    let fact = |dtype, shape: &[usize]| Fact::new(dtype, shape.iter().map(|&n| Dim::from(n)).collect::<Vec<_>>());
+    let check = |(role, name, dtype, shape): (&'static str, &String, DType, &Vec<usize>)| match tensors.get(name) {
+        None => Some(Fault::NoTensor { role, name: name.clone() }),
+        Some(tensor) if tensor.dtype() == dtype && tensor.shape() == *shape => None,
+        Some(tensor) => Some(Fault::TensorType {
+            role,
+            name: name.clone(),
+            found: fact(tensor.dtype(), tensor.shape()).to_string(),
+            expected: fact(dtype, shape).to_string(),
+        }),
+    };
+    parameters.chain(state).filter(|(role, name, ..)| !statistics(role, name)).filter_map(check).collect()
 }
 
 /// What a tensor is; the shape where the manifest says it.

@@ -11,7 +11,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::ort_training;
-use crate::{files, tensor::DType};
+use crate::{
+    files,
+    tensor::{DType, Tensors},
+};
 
 /// The file's name within an artifact.
 pub const FILE: &str = "manifest.json";
@@ -37,6 +40,7 @@ pub enum Error {
     Version { path: PathBuf, found: u64 },
     #[error("{}: an artifact for ONNX Runtime's training API, which trains it; this program exports its checkpoints", path.display())]
     OrtTraining { path: PathBuf },
+    /// A manifest, or tensors that are not as it says.
     #[error("{}: {}", path.display(), list(faults))]
     Invalid { path: PathBuf, faults: Vec<Fault> },
     #[error(
@@ -69,6 +73,10 @@ pub enum Fault {
     NoPort { graph: String, what: &'static str, name: String },
     #[error("`{name}` of {graph} is {found}; expected {expected}")]
     PortType { graph: String, name: String, found: String, expected: String },
+    #[error("the {role} `{name}` is not in it, but the manifest lists it")]
+    NoTensor { role: &'static str, name: String },
+    #[error("the {role} `{name}` is {found}; the manifest says {expected}")]
+    TensorType { role: &'static str, name: String, found: String, expected: String },
     #[error("{graph} cannot be read: {why}")]
     Unreadable { graph: String, why: String },
     #[error("{place} has {found} names for κ; expected none or {expected}, one a layer")]
@@ -453,6 +461,15 @@ impl Manifest {
         }
         let faults = super::agreement::faults(self, directory, names);
         if faults.is_empty() { Ok(()) } else { Err(Error::Invalid { path: directory.join(FILE), faults }) }
+    }
+
+    /// Compares tensors read from `path` with the parameters and, where a step is to take them, the state.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with each that is missing or of another type or shape.
+    pub fn verify_tensors(&self, path: &Path, tensors: &Tensors, with_state: bool) -> Result<(), Error> {
+        let faults = super::agreement::tensor_faults(self, tensors, with_state);
+        if faults.is_empty() { Ok(()) } else { Err(Error::Invalid { path: path.to_owned(), faults }) }
     }
 }
 

@@ -7,10 +7,10 @@ use crate::train::data::Options;
 #[command(next_help_heading = "Data")]
 pub(super) struct DataArgs {
     /// Subtracted from the model's first input: a number, or one a channel; image bytes are 0 … 1 before it [default: 0]
-    #[arg(long, value_name = "X,…", value_delimiter = ',', allow_negative_numbers = true)]
+    #[arg(long, value_name = "X,…", value_delimiter = ',', allow_negative_numbers = true, value_parser = mean)]
     pub mean: Option<Vec<f64>>,
     /// Divides the model's first input after that: a number, or one a channel [default: 1]
-    #[arg(long, value_name = "X,…", value_delimiter = ',')]
+    #[arg(long, value_name = "X,…", value_delimiter = ',', allow_negative_numbers = true, value_parser = deviation)]
     pub std: Option<Vec<f64>>,
     /// The column of a .csv file that holds the labels [default: labels, label, y, target or class]
     #[arg(long, value_name = "NAME")]
@@ -30,4 +30,14 @@ impl DataArgs {
             max_unpacked: self.max_unpacked.unwrap_or(base.max_unpacked),
         }
     }
+}
+
+fn mean(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|error: std::num::ParseFloatError| error.to_string())?;
+    if value.is_finite() { Ok(value) } else { Err("expected a finite number".to_owned()) }
+}
+
+fn deviation(text: &str) -> Result<f64, String> {
+    let value = mean(text)?;
+    if value > 0.0 { Ok(value) } else { Err("expected a number above 0".to_owned()) }
 }

@@ -177,9 +177,10 @@ fn holds_hidden(mut arguments: impl Iterator<Item = std::ffi::OsString>) -> bool
     arguments.any(|argument| argument.to_string_lossy().chars().any(shown::is_hidden))
 }
 
-fn out_of_room(kind: io::ErrorKind) -> bool {
+/// As the system says; a file that is refused for its size is another matter.
+fn out_of_room(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    matches!(kind, StorageFull | QuotaExceeded | FileTooLarge)
+    error.raw_os_error().is_some() && matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 fn train_hint(error: &train::Error) -> Option<String> {
@@ -197,7 +198,7 @@ fn train_hint(error: &train::Error) -> Option<String> {
             "go on with this run: fam-onnx train --resume {}; or replace it with --force, or choose another directory with -o",
             path.display()
         )),
-        train::Error::Io { source, .. } if out_of_room(source.kind()) => {
+        train::Error::Io { source, .. } if out_of_room(source) => {
             Some("make room; fam-onnx train --resume goes on from the last checkpoint".to_owned())
         }
         train::Error::AllDamaged { .. } => Some("train anew, with --force in the same directory".to_owned()),

@@ -312,9 +312,9 @@ impl Inject {
                 return Err(usage(format!("layer {text:?} has no λ: give --lambda, or --layer {text}:λ")));
             }
         };
-        match weight {
-            Weight::Number(lambda) => finite_in("λ", lambda, 0.0, f64::INFINITY)?,
-            Weight::Ratio(ratio) => positive("the ratio of auto:RATIO", ratio)?,
+        let weight = match weight {
+            Weight::Number(lambda) => Weight::Number(finite_in("λ", lambda, 0.0, f64::INFINITY)?),
+            Weight::Ratio(ratio) => Weight::Ratio(positive("the ratio of auto:RATIO", ratio)?),
         };
         Ok((name.to_string(), weight))
     }

@@ -31,6 +31,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 pub use error::{Error, Result};
 use output::Output;
 
+use crate::limits::fits_f32;
 use crate::runtime::{Device, Fetch, Options, Runtime};
 
 /// Train exported ONNX models with the flatness regulariser FAM, on a stock ONNX Runtime
@@ -121,7 +122,9 @@ pub fn definition() -> clap::Command {
 /// Parses a weight of the regulariser.
 fn lambda(text: &str) -> std::result::Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
+        // The sum makes a zero of -0.
+        Ok(value) if fits_f32(value) && value >= 0.0 => Ok(value + 0.0),
+        Ok(value) if value.is_finite() && value >= 0.0 => Err("expected a number that float32 can hold".to_owned()),
         Ok(_) => Err("expected a finite number of 0 or more".to_owned()),
         Err(error) => Err(error.to_string()),
     }
@@ -172,8 +175,9 @@ fn usage(message: String) -> Error {
 }
 
 fn finite_in(option: &str, value: f64, low: f64, high: f64) -> Result<f64> {
+    check_fits(option, value)?;
     if value.is_finite() && (low..=high).contains(&value) {
-        return Ok(value);
+        return Ok(value + 0.0);
     }
     let range = if high == f64::INFINITY {
         format!("a finite number ≥ {low}")
@@ -183,7 +187,16 @@ fn finite_in(option: &str, value: f64, low: f64, high: f64) -> Result<f64> {
     Err(usage(format!("{option} is {value}, expected {range}")))
 }
 
+/// The graphs hold the options' numbers as float32.
+fn check_fits(option: &str, value: f64) -> Result<()> {
+    if value.is_finite() && !fits_f32(value) {
+        return Err(usage(format!("{option} is {value:e}, expected a number that float32 can hold")));
+    }
+    Ok(())
+}
+
 fn positive(option: &str, value: f64) -> Result<f64> {
+    check_fits(option, value)?;
     if value.is_finite() && value > 0.0 {
         return Ok(value);
     }

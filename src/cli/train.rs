@@ -149,7 +149,7 @@ impl Train {
         if config.lambda_sweep.is_some() {
             let sweep = match resumed {
                 Some(run) => Sweep { directory: run.directory, config },
-                None => Sweep::create(&directory, &config, self.force)?,
+                None => Sweep::create(&runtime, &directory, &config, self.force)?,
             };
             return super::sweep::run(&runtime, &sweep, output);
         }

@@ -12,7 +12,11 @@ use super::{
     Error, Init, LastBatch, Schedule,
     data::{Augment, Options},
 };
-use crate::{files, limits::Limits, runtime::Device};
+use crate::{
+    files,
+    limits::{Limits, fits_f32},
+    runtime::Device,
+};
 
 /// Every option of `train`, under the names of the command line. Missing ones take the default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -86,6 +90,16 @@ pub struct Config {
     pub device: Device,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
+}
+
+/// Runs of a sweep for each λ at most.
+const MOST_SEEDS: u64 = 10_000;
+
+const NUMBER: &str = "a finite number of 0 or more that float32 can hold";
+
+/// Whether the graphs can take the value as a learning rate or as λ.
+fn weighs(value: f64) -> bool {
+    fits_f32(value) && value >= 0.0
 }
 
 /// Bytes of a configuration at most.
@@ -219,6 +233,11 @@ impl Config {
         Options { mean, std, label_column, max_unpacked: self.max_unpacked.unwrap_or(Limits::default().unpacked) }
     }
 
+    /// Samples of a step over all `processes`.
+    pub(super) fn step_samples(&self, processes: usize) -> usize {
+        self.batch_size.saturating_mul(self.accumulate).saturating_mul(processes)
+    }
+
     pub fn to_toml(&self) -> Result<String, Error> {
         toml::to_string(self).map_err(|error| Error::Config { path: super::run::CONFIG.into(), why: error.to_string() })
     }
@@ -228,7 +247,7 @@ impl Config {
     pub fn check(&self) -> Result<(), Error> {
         let positive = "a number above 0";
         let numbers = |values: &[f64]| values.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
-        let checks: [(&'static str, bool, String, &'static str); 15] = [
+        let checks: [(&'static str, bool, String, &'static str); 16] = [
             ("epochs", self.epochs != Some(0), "0".to_owned(), positive),
             ("steps", self.steps != Some(0), "0".to_owned(), positive),
             ("batch-size", self.batch_size > 0, "0".to_owned(), positive),
@@ -239,13 +258,8 @@ impl Config {
                 self.ema.unwrap_or_default().to_string(),
                 "a decay from 0 to below 1",
             ),
-            ("lr", self.lr.is_finite() && self.lr >= 0.0, self.lr.to_string(), "a finite number of 0 or more"),
-            (
-                "lambda",
-                self.lambda.is_none_or(|l| l.is_finite() && l >= 0.0),
-                self.lambda.unwrap_or_default().to_string(),
-                "a finite number of 0 or more",
-            ),
+            ("lr", weighs(self.lr), format!("{:?}", self.lr), NUMBER),
+            ("lambda", self.lambda.is_none_or(weighs), format!("{:?}", self.lambda.unwrap_or_default()), NUMBER),
             ("mean", self.mean.iter().all(|mean| mean.is_finite()), numbers(&self.mean), "finite numbers"),
             (
                 "std",
@@ -255,11 +269,22 @@ impl Config {
             ),
             (
                 "lambda-sweep",
-                self.lambda_sweep.iter().flatten().all(|l| l.is_finite() && *l >= 0.0),
+                self.lambda_sweep.iter().flatten().copied().all(weighs),
                 format!("{:?}", self.lambda_sweep.as_deref().unwrap_or_default()),
-                "finite numbers of 0 or more",
+                "finite numbers of 0 or more that float32 can hold",
             ),
-            ("seeds", self.seeds != Some(0), "0".to_owned(), positive),
+            (
+                "seeds",
+                self.seeds.is_none_or(|seeds| (1..=MOST_SEEDS).contains(&seeds)),
+                self.seeds.unwrap_or_default().to_string(),
+                "a number from 1 to 10000",
+            ),
+            (
+                "seed",
+                self.seed.checked_add(self.seeds.unwrap_or_default()).is_some(),
+                format!("{} and those after it", self.seed),
+                "a seed that leaves room for the seeds",
+            ),
             ("log-every", self.log_every > 0, "0".to_owned(), positive),
             ("checkpoint-every", self.checkpoint_every != Some(0), "0".to_owned(), positive),
             ("keep", self.keep > 0, "0".to_owned(), positive),

@@ -157,12 +157,13 @@ impl Engine {
                 feed_scalars(&mut **sums, &scalars)?;
                 let all = samples.samples;
                 // Each process draws probes and masks of its own.
-                let position = (upcoming.done * group.size() as u64 + group.rank() as u64) * *accumulate as u64;
-                for (first, position) in (0..all).step_by(*batch).zip(position..) {
-                    let part = first..(first + *batch).min(all);
+                let position = upcoming.done.wrapping_mul(group.size() as u64).wrapping_add(group.rank() as u64);
+                let position = position.wrapping_mul(*accumulate as u64);
+                for (first, k) in (0..all).step_by(*batch).zip(0..) {
+                    let part = first..first.saturating_add(*batch).min(all);
                     let count = part.len();
                     feed(&mut **sums, samples, part)?;
-                    probes.feed(&mut **sums, position, count)?;
+                    probes.feed(&mut **sums, position.wrapping_add(k), count)?;
                     sums.add(count as f32 / all as f32)?;
                 }
             }

@@ -56,7 +56,9 @@ impl Trainer {
         let mut files = engine::graph_files(&manifest, config, group);
         files.extend([manifest.graphs.evaluate.path.as_str(), PARAMETERS]);
         manifest.verify_files(&config.artifact, &files)?;
-        let tensors = crate::tensor::read_safetensors(&config.artifact.join(PARAMETERS))?;
+        let parameters = config.artifact.join(PARAMETERS);
+        let tensors = crate::tensor::read_safetensors(&parameters)?;
+        manifest.verify_tensors(&parameters, &tensors, true)?;
         let tensors = initial(config.init, config.seed, &manifest, &config.artifact, tensors)?;
         let progress = Progress { seed: config.seed, ..Progress::default() };
         let start = Checkpoint { progress, tensors, average: None };
@@ -112,6 +114,11 @@ impl Trainer {
     ) -> Result<Trainer, Error> {
         let manifest = verified(group, run, config)?;
         let mut start = start.map_or_else(|| run.last_state(config.seed, &mut |_| {}), Ok)?;
+        manifest.verify_tensors(
+            &run.latest().unwrap_or_else(|| run.directory.clone()).join(PARAMETERS),
+            &start.tensors,
+            true,
+        )?;
         if start.progress.position.step == 0 {
             start.tensors = initial(config.init, config.seed, &manifest, &run.directory, start.tensors)?;
         }
@@ -161,7 +168,7 @@ impl Trainer {
         if progress.position.batch >= per_epoch {
             progress.position = Position { batch: 0, epoch: progress.position.epoch + 1, ..progress.position };
         }
-        let total = config.steps.unwrap_or(config.epochs.unwrap_or(DEFAULT_EPOCHS) * per_epoch);
+        let total = config.steps.unwrap_or(config.epochs.unwrap_or(DEFAULT_EPOCHS).saturating_mul(per_epoch));
         let (config, unmoved) = (config.clone(), Unmoved::new(&manifest, &tensors));
         Ok(Trainer {
             config,

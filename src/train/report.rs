@@ -86,7 +86,7 @@ fn summary(name: &str, config: &Config, manifest: &Manifest, outcome: &Outcome) 
         config.data.display(),
         outcome.step,
         outcome.epoch,
-        config.batch_size * config.accumulate * config.processes,
+        config.step_samples(config.processes),
         config.seed,
     );
     text += &figures(outcome);

@@ -189,7 +189,8 @@ pub struct Weights {
 /// The weights that `path` stands for: an artifact's initial ones, a run's best or else latest, a checkpoint's own.
 ///
 /// # Errors
-/// [`Error::NotARun`] if it is none of them; [`Error::MissingParameter`] if a parameter of the manifest is not among them.
+/// [`Error::NotARun`] if it is none of them; [`Error::Manifest`] naming each parameter of the manifest that is not among
+/// them, or is another.
 pub fn weights(path: &Path) -> Result<Weights, Error> {
     let has = |name: &str| path.join(name).is_file();
     let weights = if has(CONFIG) {
@@ -225,7 +226,7 @@ pub fn weights(path: &Path) -> Result<Weights, Error> {
     } else {
         return Err(Error::NotARun { path: path.to_owned(), expected: manifest::FILE });
     };
-    check_complete(&weights)?;
+    weights.manifest.verify_tensors(&weights.parameters, &weights.tensors, false)?;
     Ok(weights)
 }
 
@@ -252,11 +253,4 @@ fn of_checkpoint(origin: Origin, run: &Path, checkpoint: &Path) -> Result<Weight
         average,
         step: progress.position.step,
     })
-}
-
-fn check_complete(weights: &Weights) -> Result<(), Error> {
-    match weights.manifest.parameters.iter().find(|p| !weights.tensors.contains_key(&p.name)) {
-        Some(missing) => Err(Error::MissingParameter { path: weights.parameters.clone(), name: missing.name.clone() }),
-        None => Ok(()),
-    }
 }

@@ -74,7 +74,7 @@ pub(super) struct Cut {
 impl Cut {
     pub fn new(config: &Config, samples: usize, group: &Group) -> Cut {
         let (rank, ranks) = (group.rank(), group.size());
-        Cut { samples, step: config.batch_size * config.accumulate * ranks, last: config.last_batch, rank, ranks }
+        Cut { samples, step: config.step_samples(ranks), last: config.last_batch, rank, ranks }
     }
 
     pub fn steps_per_epoch(&self) -> u64 {

@@ -72,15 +72,20 @@ pub fn mean_and_deviation(values: &[f64]) -> (f64, Option<f64>) {
 }
 
 impl Sweep {
-    /// Makes the directory of a new sweep.
+    /// Makes the directory of a new sweep, once its first run could begin.
     ///
     /// # Errors
-    /// [`run::check_free`]; [`Error::Io`].
-    pub fn create(directory: &Path, config: &Config, force: bool) -> Result<Sweep, Error> {
+    /// [`run::check_free`]; [`Trainer::new`]; [`Error::Io`].
+    pub fn create(runtime: &Runtime, directory: &Path, config: &Config, force: bool) -> Result<Sweep, Error> {
         run::check_free(directory, force)?;
+        config.check()?;
+        let sweep = Sweep { directory: directory.to_owned(), config: config.clone() };
+        if let Some((lambda, seed)) = sweep.cells().first() {
+            check_validated(&Trainer::new(runtime, &sweep.config_of(*lambda, *seed))?)?;
+        }
         write_directory(directory, &[(CONFIG, config.to_toml()?.as_bytes())])
             .map_err(|source| Error::Io { path: directory.to_owned(), source })?;
-        Ok(Sweep { directory: directory.to_owned(), config: config.clone() })
+        Ok(sweep)
     }
 
     /// λ and seed of every run, the seeds of one λ together.
@@ -131,8 +136,7 @@ impl Sweep {
         stop: &AtomicBool,
         report: &mut dyn FnMut(&Event),
     ) -> Result<Outcome, Error> {
-        let (lambda, seed) = (Some(lambda), seed);
-        let config = Config { lambda, seed, lambda_sweep: None, seeds: None, ..self.config.clone() };
+        let config = self.config_of(lambda, seed);
         let (trainer, run) = if directory.join(CONFIG).is_file() {
             let run = Run::open(directory)?;
             (Trainer::resume(runtime, &run, &config, Resume::SameData, report)?, run)
@@ -141,14 +145,13 @@ impl Sweep {
             let run = Run::create(directory, &config, trainer.manifest(), false)?;
             (trainer, run)
         };
-        if trainer.plan().validation_samples == 0 {
-            return Err(Error::Option {
-                name: "lambda-sweep",
-                found: "given without validation data".to_owned(),
-                expected: "val beside it, a file or a fraction of the data",
-            });
-        }
+        check_validated(&trainer)?;
         trainer.run(&run, stop, report)
+    }
+
+    /// The configuration of one run.
+    fn config_of(&self, lambda: f64, seed: u64) -> Config {
+        Config { lambda: Some(lambda), seed, lambda_sweep: None, seeds: None, ..self.config.clone() }
     }
 
     fn write(&self, all: &[Measured]) -> Result<(), Error> {
@@ -164,6 +167,17 @@ impl Sweep {
         }
         Ok(())
     }
+}
+
+fn check_validated(trainer: &Trainer) -> Result<(), Error> {
+    if trainer.plan().validation_samples > 0 {
+        return Ok(());
+    }
+    Err(Error::Option {
+        name: "lambda-sweep",
+        found: "given without validation data".to_owned(),
+        expected: "val beside it, a file or a fraction of the data",
+    })
 }
 
 /// The figures as a JSON document.

@@ -5,10 +5,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod artifacts;
 mod data;
 mod external;
 mod models;
 mod operators;
+mod options;
 mod parts;
 mod place;
 mod record;

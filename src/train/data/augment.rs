@@ -8,6 +8,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::{Dataset, Draw, Error, Role};
 use crate::train::sampler::{Purpose, below, generator};
 
+/// No image has a longer side than so.
+const MOST_PIXELS: usize = 65_535;
+
 /// Which changes are made, in this order: crop, flip, cutout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Augment {
@@ -36,6 +39,9 @@ impl FromStr for Augment {
             let (name, pixels) = part.split_once(':').map_or((part, None), |(name, n)| (name, n.parse().ok()));
             match (name, pixels) {
                 ("flip", None) if part == "flip" => augment.flip = true,
+                ("crop" | "cutout", Some(pixels)) if pixels > MOST_PIXELS => {
+                    return Err(format!("`{part}` has more than {MOST_PIXELS} pixels"));
+                }
                 ("crop", Some(pixels @ 1..)) => augment.crop = pixels,
                 ("cutout", Some(pixels @ 1..)) => augment.cutout = pixels,
                 _ => return Err(format!("`{part}` is none of flip, crop:PIXELS and cutout:PIXELS")),
