@@ -305,3 +305,59 @@ fn arrays_become_what_the_graph_takes() {
     "#]],
     );
 }
+
+/// Bytes of 0 … 23 of a type, each little-endian.
+fn counted(code: &str) -> Vec<Vec<u8>> {
+    let of = |k: u8| match code {
+        "f2" => half::f16::from_f32(f32::from(k)).to_le_bytes().to_vec(),
+        "f4" => f32::from(k).to_le_bytes().to_vec(),
+        "f8" => f64::from(k).to_le_bytes().to_vec(),
+        "b1" => vec![k % 2],
+        _ => {
+            let size = usize::from(code.as_bytes()[1] - b'0');
+            u64::from(k).to_le_bytes()[..size].to_vec()
+        }
+    };
+    (0..24).map(of).collect()
+}
+
+#[test]
+fn byte_order_and_column_order_are_only_layout() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let shape = [2, 3, 4];
+    for code in ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"] {
+        let plain = counted(code);
+        let columns: Vec<Vec<u8>> = (0..24).map(|k| plain[(k % 2) * 12 + (k / 2 % 3) * 4 + k / 6].clone()).collect();
+        let file = |order: char, fortran: bool| {
+            let values = if fortran { &columns } else { &plain };
+            let turned = |value: &Vec<u8>| {
+                let mut value = value.clone();
+                if order == '>' {
+                    value.reverse();
+                }
+                value
+            };
+            npz::npy(&format!("{order}{code}"), fortran, &shape, &values.iter().flat_map(turned).collect::<Vec<u8>>())
+        };
+        let values = |path: &Path| {
+            let array = read(path).expect("data").arrays.pop().expect("an array");
+            let Content::Numbers(stored) = array.content else { panic!("{code} is no array of numbers") };
+            let tensor = stored.tensor().expect("a tensor");
+            assert_eq!(tensor.shape(), shape);
+            (tensor.dtype(), tensor.iter_f64().collect::<Vec<f64>>())
+        };
+        let expected: Vec<f64> = (0..24).map(|k| f64::from(if code == "b1" { k % 2 } else { k })).collect();
+        for (order, fortran) in [('<', false), ('<', true), ('>', false), ('>', true)] {
+            let folder = directory.path().join("arrays");
+            fs::create_dir_all(&folder).expect("a directory");
+            fs::write(folder.join("x.npy"), file(order, fortran)).expect("a file");
+            let (dtype, found) = values(&folder);
+            assert_eq!(found, expected, "{order}{code}, Fortran order {fortran}");
+            for deflate in [false, true] {
+                let path = directory.path().join("x.npz");
+                npz::write(&path, &[("x", file(order, fortran))], deflate);
+                assert_eq!(values(&path), (dtype, expected.clone()), "{order}{code}, {fortran}, {deflate}");
+            }
+        }
+    }
+}

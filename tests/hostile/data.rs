@@ -275,6 +275,46 @@ fn images(at: &Path) -> usize {
     cases + 1
 }
 
+/// Archives whose directories do not tell the truth: sizes and places that only zip64 could have, entries on top of each
+/// other, more or fewer of them than are there, twice one name, names that lead out of the archive.
+fn archives(at: &Path) -> usize {
+    let path = at.join("lie.npz");
+    npz::write(&path, &arrays(), false);
+    let good = fs::read(&path).expect("a file");
+    let find = |mark: &[u8], from: usize| from + good[from..].windows(4).position(|w| w == mark).expect("a record");
+    let first = find(b"PK\x01\x02", 0);
+    let (second, end) = (find(b"PK\x01\x02", first + 4), find(b"PK\x05\x06", 0));
+    let mut changed = Vec::new();
+    // Packed size, size, and place of an entry; entries on the disk and in all, bytes and place of the directory.
+    let fields = [first, second].into_iter().flat_map(|entry| [(entry + 20, 4), (entry + 24, 4), (entry + 42, 4)]);
+    for (field, size) in fields.chain([(end + 8, 2), (end + 10, 2), (end + 12, 4), (end + 16, 4)]) {
+        for value in [0, 1, 30, 1 << 15, 1 << 31, u32::MAX - 1, u32::MAX] {
+            let mut bytes = good.clone();
+            bytes[field..field + size].copy_from_slice(&value.to_le_bytes()[..size]);
+            changed.push(bytes);
+        }
+    }
+    // Both entries are the first.
+    let mut overlapping = good.clone();
+    overlapping.copy_within(first + 42..first + 46, second + 42);
+    changed.push(overlapping);
+    let mut cases = 0;
+    for bytes in changed {
+        fs::write(&path, &bytes).expect("a file");
+        assert!(catch_unwind(AssertUnwindSafe(|| read(&path, &[4]))).is_ok());
+        cases += 1;
+    }
+    let [(_, x), (_, labels)] = arrays();
+    for name in ["../x", "/x", "a/../x", "..", "x\0", "x\u{1b}[2J", "C:\\x", "labels"] {
+        npz::write(&path, &[(name, x.clone()), ("labels2", labels.clone())], false);
+        let outcome = catch_unwind(AssertUnwindSafe(|| read(&path, &[4])));
+        assert!(outcome.is_ok_and(|outcome| outcome.is_err()), "{name:?}");
+        assert_eq!(fs::read_dir(at).expect("a directory").count(), 1, "{name:?}");
+        cases += 1;
+    }
+    cases
+}
+
 #[test]
 fn one_place() {
     let Some(kind) = std::env::var_os(WORKER) else { return };
@@ -283,6 +323,7 @@ fn one_place() {
         "broken" => {
             broken(place.path()).iter().for_each(|(name, cases, read)| println!("counted {name}: {cases} {read}"))
         }
+        "archives" => println!("counted {}", archives(place.path())),
         "lies" => println!("counted {}", lies(place.path())),
         _ => println!("counted {}", images(place.path())),
     }
@@ -313,6 +354,16 @@ fn files_that_lie() {
         "data whose headers lie, of no use, of object types, that unpack to too much, not finite, outside of the classes, ragged",
         cases,
         "refused by name",
+    );
+}
+
+#[test]
+fn archives_that_lie() {
+    let cases = counted("archives")[0].parse().expect("a number");
+    row(
+        "archives with sizes and places of zip64, entries on top of each other, other counts, names that lead out of them",
+        cases,
+        "refused, or read as arrays; nothing is unpacked to a name",
     );
 }
 
