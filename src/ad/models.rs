@@ -23,6 +23,7 @@ pub fn grad_model(model: &Model, of: &str, wrt: &[String]) -> Result<Differentia
     let (graph, of_id, wrt_ids) = prepare(model, of, wrt)?;
     let b = Builder::of(graph);
     let (output, wrt): (Val, Vec<Val>) = (b.val(of_id), wrt_ids.iter().map(|&id| b.val(id)).collect());
+    check_path(output, &wrt)?;
     let mut inputs = Vec::new();
     let one_element = output.shape().iter().all(|d| d.is_one());
     let seed = if one_element {
@@ -52,6 +53,7 @@ pub fn jvp_model(model: &Model, of: &str, wrt: &[String]) -> Result<Differentiat
     let (graph, of_id, wrt_ids) = prepare(model, of, wrt)?;
     let b = Builder::of(graph);
     let (output, wrt): (Val, Vec<Val>) = (b.val(of_id), wrt_ids.iter().map(|&id| b.val(id)).collect());
+    check_path(output, &wrt)?;
     let tangents: Vec<Option<Val>> = wrt
         .iter()
         .map(|v| Some(b.input(&format!("{}.tangent", v.name()), Fact::new(v.dtype(), v.shape()), None)))
@@ -66,6 +68,14 @@ pub fn jvp_model(model: &Model, of: &str, wrt: &[String]) -> Result<Differentiat
     };
     let name = b.output(tangent, &format!("{of}.tangent"));
     finish(model, b.finish()?, inputs, vec![name])
+}
+
+/// Nodes without derivative say more than the rank that they leave unknown.
+fn check_path<'g>(output: Val<'g>, wrt: &[Val<'g>]) -> Result<()> {
+    match output.fact().shape {
+        Some(_) => Ok(()),
+        None => linearise(&Tape::new(output.builder()), &[output], wrt).map(|_| ()),
+    }
 }
 
 fn finish(model: &Model, graph: Graph, inputs: Vec<String>, outputs: Vec<String>) -> Result<Differentiated> {

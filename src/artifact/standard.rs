@@ -404,7 +404,8 @@ pub(super) fn cut(
     let outputs: Vec<ValueId> = outputs.iter().filter_map(|n| known.get(n.as_str()).copied()).collect();
     let live = whole.ancestors(&outputs);
     let inputs: Vec<ValueId> = whole.inputs.iter().copied().filter(|id| live.contains(id) || keep(*id)).collect();
-    let graph = Graph { name: name.to_string(), ..simplify::part(whole, &inputs, &outputs, &live) };
+    let part = simplify::direct_outputs(simplify::part(whole, &inputs, &outputs, &live));
+    let graph = Graph { name: name.to_string(), ..part };
     Ok(Model { graph, metadata: Vec::new(), doc: String::new(), ..model.around() })
 }
 

@@ -212,9 +212,13 @@ impl Resampling {
 
 /// The axes that are resampled, counted from the front: all of them without the attribute.
 pub(crate) fn axes(attrs: &Attrs, rank: usize) -> Result<Vec<usize>, Fault> {
-    match attrs.ints("axes") {
-        None => Ok((0..rank).collect()),
-        Some(axes) => axes.iter().map(|&axis| super::fact_cx::from_front(axis, rank)).collect(),
+    let Some(named) = attrs.ints("axes") else { return Ok((0..rank).collect()) };
+    let axes: Vec<usize> = named.iter().map(|&axis| super::fact_cx::from_front(axis, rank)).collect::<Result<_, _>>()?;
+    match (1..axes.len()).find(|&k| axes[..k].contains(&axes[k])) {
+        Some(_) => {
+            Err(Fault::Attribute { name: "axes", found: format!("{named:?}"), expected: "each axis once".into() })
+        }
+        None => Ok(axes),
     }
 }
 

@@ -45,3 +45,31 @@ pub(crate) fn part(graph: &Graph, inputs: &[ValueId], outputs: &[ValueId], live:
     out.outputs = there(outputs);
     out
 }
+
+/// The graph with outputs that only copy another value in place of that value: `y = Identity(x)` gives `x` the name `y`.
+pub(crate) fn direct_outputs(mut graph: Graph) -> Graph {
+    let mut taken: HashSet<ValueId> = graph.outputs.iter().copied().collect();
+    let mut any = false;
+    for place in 0..graph.outputs.len() {
+        let copy = graph.outputs[place];
+        let Some(of) = copied(&graph, copy).filter(|of| !taken.contains(of)) else { continue };
+        let name = std::mem::take(&mut graph.value_mut(copy).name);
+        graph.rename(of, &name);
+        for input in graph.nodes.iter_mut().flat_map(|node| node.inputs.iter_mut().flatten()).filter(|id| **id == copy)
+        {
+            *input = of;
+        }
+        graph.outputs[place] = of;
+        taken.insert(of);
+        any = true;
+    }
+    if any { dead_code(&graph) } else { graph }
+}
+
+/// What a value is a copy of, if some node computes that and no body captures the copy.
+fn copied(graph: &Graph, copy: ValueId) -> Option<ValueId> {
+    let node = graph.node(graph.value(copy).producer?);
+    let of = node.input(0).filter(|_| node.op == "Identity" && node.domain.is_empty())?;
+    let captured = graph.nodes.iter().any(|node| node.captures.contains(&copy));
+    (graph.value(of).producer.is_some() && !captured).then_some(of)
+}

@@ -13,7 +13,7 @@ mod rebuild;
 mod sums;
 
 pub use dead::dead_code;
-pub(crate) use dead::part;
+pub(crate) use dead::{direct_outputs, part};
 pub(crate) use rebuild::rebuild;
 pub use rebuild::simplify;
 
