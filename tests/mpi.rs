@@ -299,6 +299,7 @@ mod together {
     }
 
     #[test]
+    #[ignore = "mpirun stops to read what its processes say, and one that says much then waits until it is killed"]
     fn all_save_and_end_when_terminated() {
         let place = Place::new(100);
         let options = ["--val", "0.2", "--batch-size", "8"];

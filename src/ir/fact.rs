@@ -37,7 +37,7 @@ impl Fact {
 pub const MAX_ELEMENTS: u64 = 1 << 48;
 
 impl Fact {
-    /// Whether some tensor can have this shape: no size is negative, and there are no more than [`MAX_ELEMENTS`].
+    /// Whether some tensor can have this shape: no size is negative, and there are no more than 2⁴⁸ elements.
     pub fn is_possible(&self) -> bool {
         let Some(shape) = &self.shape else { return true };
         let small = shape.iter().all(|d| d.magnitude() <= MAX_ELEMENTS && d.fixed().is_none_or(|n| n >= 0));
