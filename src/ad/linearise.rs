@@ -113,6 +113,7 @@ impl<'g> Walk<'g> {
             Some(kind) => kind,
         };
         let rounded = self.stands_for_rounded(node, kind);
+        // A rule asks for shapes: a rank that is not known is a fault before it does.
         let ranks = |id: &ValueId| b.val(*id).shape();
         node.inputs.iter().flatten().filter(|id| self.tangents.contains_key(id)).for_each(|id| drop(ranks(id)));
         self.carrying(node, rounded).iter().for_each(|(_, out)| drop(ranks(&out.id())));
