@@ -287,7 +287,7 @@ fn a_model_with_several_outputs() {
         expect![[r#"
             layer    W    λ  head                      estimator   why
             ─────  ───  ───  ────────────────────────  ──────────  ───────────────────────────────────────────────────────
-            first  2×2  0.1  piecewise-affine (/Relu)  hutchinson  exact is predicted to cost 2.34 plain steps, above 1.10
+            first  2×2  0.1  piecewise-affine (/Relu)  hutchinson  exact is predicted to cost 2.32 plain steps, above 1.10
 
             part            nodes   FLOPs  of a plain step
             ──────────────  ─────  ──────  ───────────────
@@ -295,7 +295,7 @@ fn a_model_with_several_outputs() {
             plain gradient     11  2.43 k           52.7 %
             FAM                52  6.86 k          148.8 %
 
-            memory of a step beyond its inputs: 2.01 MB, 2.01 MB without κ (predicted)
+            memory of a step beyond its inputs: 2.02 MB, 2.01 MB without κ (predicted)
 
             written to two.fam
             [exit 0]
@@ -310,7 +310,7 @@ fn what_inject_writes_and_what_it_leaves_alone() {
     place.shows("inject mlp.onnx --layer fc2 --lambda 0.1 --dry-run", expect![[r#"
         layer      W    λ  head                        estimator   why
         ─────  ─────  ───  ──────────────────────────  ──────────  ───────────────────────────────────────────────────────
-        fc2    12×16  0.1  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 2.26 plain steps, above 1.10
+        fc2    12×16  0.1  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 2.27 plain steps, above 1.10
 
         part            nodes     FLOPs  of a plain step
         ──────────────  ─────  ────────  ───────────────
@@ -318,7 +318,7 @@ fn what_inject_writes_and_what_it_leaves_alone() {
         plain gradient     18  112.77 k           59.2 %
         FAM                61   90.17 k           47.4 %
 
-        memory of a step beyond its inputs: 2.08 MB, 2.05 MB without κ (predicted)
+        memory of a step beyond its inputs: 2.07 MB, 2.04 MB without κ (predicted)
 
         would be written to mlp.fam
         [exit 0]
@@ -326,7 +326,7 @@ fn what_inject_writes_and_what_it_leaves_alone() {
     place.shows("inject mlp.onnx --layer fc2 --lambda 0.1", expect![[r#"
         layer      W    λ  head                        estimator   why
         ─────  ─────  ───  ──────────────────────────  ──────────  ───────────────────────────────────────────────────────
-        fc2    12×16  0.1  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 2.26 plain steps, above 1.10
+        fc2    12×16  0.1  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 2.27 plain steps, above 1.10
 
         part            nodes     FLOPs  of a plain step
         ──────────────  ─────  ────────  ───────────────
@@ -334,7 +334,7 @@ fn what_inject_writes_and_what_it_leaves_alone() {
         plain gradient     18  112.77 k           59.2 %
         FAM                61   90.17 k           47.4 %
 
-        memory of a step beyond its inputs: 2.08 MB, 2.05 MB without κ (predicted)
+        memory of a step beyond its inputs: 2.07 MB, 2.04 MB without κ (predicted)
 
         written to mlp.fam
         [exit 0]
@@ -370,7 +370,7 @@ fn what_inject_writes_and_what_it_leaves_alone() {
     place.shows("inject mlp.onnx --layer fc2 --lambda 0.2 --dry-run", expect![[r#"
         layer      W    λ  head                        estimator   why
         ─────  ─────  ───  ──────────────────────────  ──────────  ───────────────────────────────────────────────────────
-        fc2    12×16  0.2  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 2.26 plain steps, above 1.10
+        fc2    12×16  0.2  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 2.27 plain steps, above 1.10
 
         part            nodes     FLOPs  of a plain step
         ──────────────  ─────  ────────  ───────────────
@@ -378,7 +378,7 @@ fn what_inject_writes_and_what_it_leaves_alone() {
         plain gradient     18  112.77 k           59.2 %
         FAM                61   90.17 k           47.4 %
 
-        memory of a step beyond its inputs: 2.08 MB, 2.05 MB without κ (predicted)
+        memory of a step beyond its inputs: 2.07 MB, 2.04 MB without κ (predicted)
 
         would be written to mlp.fam
         [exit 0]
@@ -422,7 +422,7 @@ fn what_others_wrote_is_never_replaced() {
 fn inspect_of_an_mlp() {
     let place = Place::new(&["mlp", "convnet1d"]);
     place.shows("inspect mlp.onnx", expect![[r#"
-        opset 17, 5 nodes, 75.01 kFLOP a forward pass at a batch of 64, 2.05 MB of memory a training step, made by pytorch 2.15.0
+        opset 17, 5 nodes, 75.01 kFLOP a forward pass at a batch of 64, 2.04 MB of memory a training step, made by pytorch 2.15.0
 
         Inputs
         name  type
@@ -447,22 +447,22 @@ fn inspect_of_an_mlp() {
         Layers
         name      W  head                        estimator   weight      why
         ────  ─────  ──────────────────────────  ──────────  ──────────  ───────────────────────────────────────────────────────
-        fc1   16×20  piecewise-affine (/Relu)    hutchinson  fc1.weight  exact is predicted to cost 2.88 plain steps, above 1.10
-        fc2   12×16  piecewise-affine (/Relu_1)  hutchinson  fc2.weight  exact is predicted to cost 2.26 plain steps, above 1.10
+        fc1   16×20  piecewise-affine (/Relu)    hutchinson  fc1.weight  exact is predicted to cost 2.89 plain steps, above 1.10
+        fc2   12×16  piecewise-affine (/Relu_1)  hutchinson  fc2.weight  exact is predicted to cost 2.27 plain steps, above 1.10
         fc     5×12  logits                      exact       fc.weight   closed form
 
         Cost of κ and its gradient
         layer  estimator        FLOPs   memory  plain steps  how
         ─────  ────────────  ────────  ───────  ───────────  ─────────────────────────────────────────
-        fc1    exact           1.25 M  2.42 MB         2.88  closed form, 5 reverse passes of the head
-        fc1    gauss-newton    1.25 M  2.42 MB         2.88  closed form, 5 reverse passes of the head
-        fc1    hutchinson    196.86 k  2.09 MB         1.89  per-sample probes
-        fc2    exact         516.86 k  2.24 MB         2.26  closed form, 5 reverse passes of the head
-        fc2    gauss-newton  516.86 k  2.24 MB         2.26  closed form, 5 reverse passes of the head
-        fc2    hutchinson     86.02 k  2.08 MB         1.75  per-sample probes
-        fc     exact          20.81 k  2.07 MB         1.68  closed form
-        fc     gauss-newton   20.81 k  2.07 MB         1.68  closed form
-        fc     hutchinson     24.77 k  2.06 MB         1.62  per-sample probes
+        fc1    exact           1.25 M  2.42 MB         2.89  closed form, 5 reverse passes of the head
+        fc1    gauss-newton    1.25 M  2.42 MB         2.89  closed form, 5 reverse passes of the head
+        fc1    hutchinson    196.86 k  2.08 MB         1.90  per-sample probes
+        fc2    exact         516.86 k  2.24 MB         2.27  closed form, 5 reverse passes of the head
+        fc2    gauss-newton  516.86 k  2.24 MB         2.27  closed form, 5 reverse passes of the head
+        fc2    hutchinson     86.02 k  2.06 MB         1.75  per-sample probes
+        fc     exact          20.81 k  2.05 MB         1.69  closed form
+        fc     gauss-newton   20.81 k  2.05 MB         1.69  closed form
+        fc     hutchinson     24.77 k  2.05 MB         1.63  per-sample probes
 
         Operators
         operator  nodes  derivative
@@ -474,7 +474,7 @@ fn inspect_of_an_mlp() {
     place.shows(
         "inspect convnet1d.onnx",
         expect![[r#"
-            opset 17, 6 nodes, 238.08 kFLOP a forward pass at a batch of 64, 2.45 MB of memory a training step, made by pytorch 2.15.0
+            opset 17, 6 nodes, 238.08 kFLOP a forward pass at a batch of 64, 2.43 MB of memory a training step, made by pytorch 2.15.0
 
             Inputs
             name  type
@@ -499,22 +499,22 @@ fn inspect_of_an_mlp() {
             Layers
             name      W  head            estimator   weight        why
             ─────  ────  ──────────────  ──────────  ────────────  ───────────────────────────────────────────────────────────────────────────────────────────
-            conv1   6×6  smooth (/Tanh)  hutchinson  conv1.weight  exact is predicted to cost 36.64 plain steps, above 1.10; positions meet at /conv2/Conv
-            conv2  8×12  smooth (/Tanh)  hutchinson  conv2.weight  exact is predicted to cost 34.29 plain steps, above 1.10; positions meet at loss/LogSoftmax
+            conv1   6×6  smooth (/Tanh)  hutchinson  conv1.weight  exact is predicted to cost 38.70 plain steps, above 1.10; positions meet at /conv2/Conv
+            conv2  8×12  smooth (/Tanh)  hutchinson  conv2.weight  exact is predicted to cost 36.21 plain steps, above 1.10; positions meet at loss/LogSoftmax
             fc      5×8  logits          exact       fc.weight     closed form
 
             Cost of κ and its gradient
             layer  estimator        FLOPs    memory  plain steps  how
             ─────  ────────────  ────────  ────────  ───────────  ─────────────────────────────────────────
-            conv1  exact          42.28 M  34.01 MB        36.64  by definition, 36 second derivatives
-            conv1  gauss-newton    4.71 M   4.55 MB         5.60  closed form, 5 reverse passes of the head
-            conv1  hutchinson      1.18 M   2.83 MB         2.68  full probes
-            conv2  exact          47.85 M  53.64 MB        34.29  by definition, 96 second derivatives
-            conv2  gauss-newton    4.30 M   4.08 MB         4.01  closed form, 5 reverse passes of the head
-            conv2  hutchinson    506.83 k   2.69 MB         1.99  full probes
-            fc     exact          18.67 k   2.46 MB         1.31  closed form
-            fc     gauss-newton   18.67 k   2.46 MB         1.31  closed form
-            fc     hutchinson     18.11 k   2.46 MB         1.29  per-sample probes
+            conv1  exact          42.28 M  34.01 MB        38.70  by definition, 36 second derivatives
+            conv1  gauss-newton    4.71 M   4.55 MB         5.87  closed form, 5 reverse passes of the head
+            conv1  hutchinson      1.18 M   2.82 MB         2.77  full probes
+            conv2  exact          47.85 M  53.64 MB        36.21  by definition, 96 second derivatives
+            conv2  gauss-newton    4.30 M   4.08 MB         4.18  closed form, 5 reverse passes of the head
+            conv2  hutchinson    506.83 k   2.67 MB         2.05  full probes
+            fc     exact          18.67 k   2.44 MB         1.33  closed form
+            fc     gauss-newton   18.67 k   2.44 MB         1.33  closed form
+            fc     hutchinson     18.11 k   2.44 MB         1.30  per-sample probes
 
             Operators
             operator    nodes  derivative

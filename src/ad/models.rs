@@ -79,7 +79,7 @@ fn check_path<'g>(output: Val<'g>, wrt: &[Val<'g>]) -> Result<()> {
 }
 
 fn finish(model: &Model, graph: Graph, inputs: Vec<String>, outputs: Vec<String>) -> Result<Differentiated> {
-    let graph = simplify::dead_code(&graph);
+    let graph = simplify::dead_code(&simplify::emitted(graph));
     Ok(Differentiated { model: Model { graph, ..model.around() }, inputs, outputs })
 }
 

@@ -159,12 +159,17 @@ impl<'g> Tan<'g> {
 
     /// Where `cond` holds the tangent, elsewhere zero. Never `0 · ∞`.
     pub fn mask(self, cond: Val<'g>) -> Tan<'g> {
-        self.apply(|_| Linear::Mask { cond, keep: true })
+        self.apply(|_| Linear::Mask { cond, keep: true, gate: false })
+    }
+
+    /// The same for a function that is constant where `cond` does not hold: a product where the tangent has no pole.
+    pub fn gate(self, cond: Val<'g>) -> Tan<'g> {
+        self.apply(|_| Linear::Mask { cond, keep: true, gate: true })
     }
 
     /// Where `cond` does not hold the tangent, elsewhere zero.
     pub fn mask_not(self, cond: Val<'g>) -> Tan<'g> {
-        self.apply(|_| Linear::Mask { cond, keep: false })
+        self.apply(|_| Linear::Mask { cond, keep: false, gate: false })
     }
 
     /// `self · v`, numpy's matmul.

@@ -200,7 +200,7 @@ fn assemble(model: &Model, options: &Options) -> Result<Plan> {
     let manifest = describe(&b, &opened, &traced, &names, &layers, options)?;
     let ways = traced.ways();
     drop(traced);
-    let whole = b.finish()?;
+    let whole = simplify::emitted(b.finish()?);
     let cutter = Cutter { model, whole: &whole, opened: &opened };
     let of = |map: &BTreeMap<String, String>| map.values().cloned().collect::<Vec<_>>();
     let evaluate = match options.train_batch_norm || options.train_dropout {
@@ -250,7 +250,7 @@ fn evaluation(model: &Model, options: &Options, ways: &[Way]) -> Result<Model> {
     let learning_rate = b.input("learning_rate", Fact::new(DType::F32, Vec::<Dim>::new()), None);
     let names = name_outputs(&b, &traced, &options, learning_rate);
     drop(traced);
-    let whole = b.finish()?;
+    let whole = simplify::emitted(b.finish()?);
     Cutter { model, whole: &whole, opened: &opened }.evaluate(&names)
 }
 
@@ -428,7 +428,7 @@ fn optimizer(model: &Model, whole: &Graph, names: &Names, options: &Options) -> 
         b.output(norm, name);
     }
     let graph = Graph { name: "optimizer".to_string(), ..b.finish()? };
-    let graph = simplify::simplify(&graph)?;
+    let graph = simplify::emitted(simplify::simplify(&graph)?);
     Ok(Model { graph, metadata: Vec::new(), doc: String::new(), ..model.around() })
 }
 

@@ -6,6 +6,7 @@
 use super::{Attrs, DType, Dim, Fact, Graph, Node, NodeId, Tensor, Val, Value, ValueId, broadcast_named, count};
 use crate::error::{Error, Result};
 use crate::ops::{self, Fault};
+use crate::simplify::{self, Range};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
@@ -18,6 +19,8 @@ pub const CONSTANT_LIMIT: usize = 1 << 24;
 #[derive(Default)]
 pub struct Builder {
     state: RefCell<State>,
+    /// What is known of the numbers of the first values.
+    ranges: RefCell<Vec<Range>>,
 }
 
 /// What a node computes: operator, inputs, attributes.
@@ -193,7 +196,7 @@ impl Builder {
         state.named = graph.values.len() as u32;
         state.outputs = graph.outputs.iter().copied().collect();
         state.graph = graph;
-        Builder { state: RefCell::new(state) }
+        Builder { state: RefCell::new(state), ..Builder::default() }
     }
 
     /// The graph, or the first fault.
@@ -220,6 +223,14 @@ impl Builder {
     /// Reads the graph as it stands.
     pub fn read<T>(&self, f: impl FnOnce(&Graph) -> T) -> T {
         f(&self.state.borrow().graph)
+    }
+
+    /// Whether no element is infinite, or no number at all, as long as inputs and weights are numbers and nothing
+    /// overflows. `false` where that is not known.
+    pub fn is_finite(&self, v: Val) -> bool {
+        let mut ranges = self.ranges.borrow_mut();
+        simplify::extend_ranges(&self.state.borrow().graph, &mut ranges);
+        ranges.get(v.id().0 as usize).is_some_and(|range| range.finite)
     }
 
     pub fn val(&self, id: ValueId) -> Val<'_> {

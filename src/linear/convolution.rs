@@ -2,6 +2,7 @@
 //!
 //! Images are `[N, C, H…]`, filters `[M, C/group, k…]`, as in ONNX.
 
+use super::exchanged::{self, Side};
 use super::with_lead;
 use crate::ir::{Attrs, Dim, Val, count};
 
@@ -135,6 +136,10 @@ impl ConvGeometry {
 
     /// `w̄` of `y = x ⋆ w`, of shape `to`; the leading axis belongs to `ct`.
     pub(super) fn filter_gradient<'g>(&self, x: Val<'g>, ct: Val<'g>, to: &[Dim], lead: Option<&Dim>) -> Val<'g> {
+        let exchanged = exchanged::filter_gradient(self, Side { v: x, lead: None }, Side { v: ct, lead }, to, lead);
+        if let Some(gradient) = exchanged {
+            return gradient;
+        }
         let columns = self.grouped(self.columns(x), None);
         let rows = self.grouped(flat_positions(ct, lead), lead);
         let product = contract(rows, lead, columns, None);
@@ -149,6 +154,10 @@ impl ConvGeometry {
         to: &[Dim],
         lead: Option<&Dim>,
     ) -> Val<'g> {
+        let exchanged = exchanged::filter_gradient(self, Side { v: ct, lead }, Side { v: x, lead: None }, to, lead);
+        if let Some(gradient) = exchanged {
+            return gradient;
+        }
         let shape = ct.shape();
         let columns = match lead {
             None => self.columns(ct),

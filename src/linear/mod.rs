@@ -5,6 +5,7 @@
 
 mod bilinear;
 mod convolution;
+mod exchanged;
 mod fourier;
 mod index;
 mod pooling;
@@ -30,6 +31,8 @@ pub enum Linear<'g> {
     Mask {
         cond: Val<'g>,
         keep: bool,
+        /// Of a function that is zero there, not of a choice: what is finite by its formula may be multiplied by zero.
+        gate: bool,
     },
     /// `t · v`
     MatMulRight(Val<'g>),
@@ -205,7 +208,7 @@ impl<'g> Linear<'g> {
             Linear::Neg => -t,
             Linear::Scale(v) => aligned() * *v,
             Linear::Quotient(v) => aligned() / *v,
-            Linear::Mask { cond, keep } => product::mask(*cond, *keep, aligned()),
+            Linear::Mask { cond, keep, gate } => product::mask(*cond, *keep, *gate, aligned()),
             Linear::MatMulRight(v) => aligned().matmul(*v),
             Linear::MatMulLeft(v) => v.matmul(aligned()),
             Linear::Sum { axes, keep } => {
@@ -243,7 +246,9 @@ impl<'g> Linear<'g> {
             Linear::Neg => ct.map(|v| -v),
             Linear::Scale(v) => ct.map(|c| c * *v).unbroadcast(from, lead),
             Linear::Quotient(v) => ct.map(|c| c / *v).unbroadcast(from, lead),
-            Linear::Mask { cond, keep } => ct.map(|c| product::mask(*cond, *keep, c)).unbroadcast(from, lead),
+            Linear::Mask { cond, keep, gate } => {
+                ct.map(|c| product::mask(*cond, *keep, *gate, c)).unbroadcast(from, lead)
+            }
             Linear::MatMulRight(v) => product::matmul_right_transposed(ct, *v, from, lead),
             Linear::MatMulLeft(v) => product::matmul_left_transposed(ct, *v, from, lead),
             Linear::Sum { axes, keep } => {

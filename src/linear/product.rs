@@ -3,8 +3,13 @@
 use super::{Cotangent, with_lead};
 use crate::ir::{Builder, Dim, Val, count};
 
-/// `v` where `cond == keep`, else 0.
-pub(super) fn mask<'g>(cond: Val<'g>, keep: bool, v: Val<'g>) -> Val<'g> {
+/// `v` where `cond == keep`, else 0. A gate is a product with ones and zeros where `v` is finite: ONNX Runtime 1.32 takes seven
+/// times as long for `Where`.
+pub(super) fn mask<'g>(cond: Val<'g>, keep: bool, gate: bool, v: Val<'g>) -> Val<'g> {
+    if gate && v.builder().is_finite(v) {
+        let kept = if keep { cond } else { !cond };
+        return v * kept.cast(v.dtype());
+    }
     let zero = v.like(0.0);
     if keep { cond.select(v, zero) } else { cond.select(zero, v) }
 }

@@ -29,7 +29,7 @@ fn dropout<'g>(c: &Cx<'g>) -> Tan<'g> {
         return c.dx(0);
     }
     let mask = if c.has_out(1) { c.out(1) } else { c.b.grow(c.out(0), 1, Fact { dtype: DType::Bool, ..c.out(0).fact() }) };
-    c.dx(0).mask(mask) * scale(c)
+    c.dx(0).gate(mask) * scale(c)
 }
 
 /// A mask that is a fixed function of the position: the same on each evaluation.

@@ -5,6 +5,7 @@ use super::elementwise::{kinked_cases, smooth};
 use super::{Case, Cx, EvalCx, FactCx, Fault, Op, Tangent};
 use crate::ad::Tan;
 use crate::ir::{Fact, Val};
+use crate::simplify::STEP;
 
 /// y = |x|              dy = dx ⊙ sign x
 fn abs<'g>(c: &Cx<'g>) -> Tan<'g> {
@@ -15,9 +16,11 @@ fn positive<'g>(x: Val<'g>) -> Val<'g> {
     x.gt(x.like(0.0))
 }
 
-/// y = max(x, 0)        dy = dx where x > 0
+/// y = max(x, 0)        dy = dx where y > 0
+///
+/// The condition reads the result: a runtime may then merge the function with what makes its operand, and forget that.
 fn relu<'g>(c: &Cx<'g>) -> Tan<'g> {
-    c.dx(0).mask(positive(c.x(0)))
+    c.dx(0).gate(positive(c.out(0)))
 }
 
 /// y = x where x > 0, else αx      dy = dx ⊙ (1 where x > 0, else α)
@@ -38,19 +41,22 @@ fn prelu<'g>(c: &Cx<'g>) -> Tan<'g> {
 /// y = x where x > α, else 0       dy = dx where x > α
 fn thresholded_relu<'g>(c: &Cx<'g>) -> Tan<'g> {
     let x = c.x(0);
-    c.dx(0).mask(x.gt(x.like(c.float("alpha", 1.0))))
+    c.dx(0).gate(x.gt(x.like(c.float("alpha", 1.0))))
 }
 
-/// y = min(max(αx + β, 0), 1)      dy = α dx where 0 < y < 1
+/// y = min(max(αx + β, 0), 1)      dy = α dx where 0 < y < 1; a step has no such place
 fn hard_sigmoid<'g>(c: &Cx<'g>) -> Tan<'g> {
-    let y = c.out(0);
-    (c.dx(0) * c.float("alpha", 0.2)).mask(y.gt(y.like(0.0)).and(y.lt(y.like(1.0))))
+    let (y, alpha) = (c.out(0), c.float("alpha", 0.2));
+    if alpha >= f64::from(STEP) {
+        return c.zero();
+    }
+    (c.dx(0) * alpha).gate(y.gt(y.like(0.0)).and(y.lt(y.like(1.0))))
 }
 
 /// y = x ∓ bias where ±x > λ, else 0      dy = dx where |x| > λ
 fn shrink<'g>(c: &Cx<'g>) -> Tan<'g> {
     let (x, lambd) = (c.x(0), c.float("lambd", 0.5));
-    c.dx(0).mask(x.gt(x.like(lambd)).or(x.lt(x.like(-lambd))))
+    c.dx(0).gate(x.gt(x.like(lambd)).or(x.lt(x.like(-lambd))))
 }
 
 /// y = min(max(x, l), h)    dy = dx where l < x < h, + dl where x ≤ l < h, + dh where max(x, l) ≥ h
@@ -62,7 +68,7 @@ fn clip<'g>(c: &Cx<'g>) -> Tan<'g> {
     };
     let masked = |t: Tan<'g>, cond: &dyn Fn() -> Option<Val<'g>>| match t.is_zero() {
         true => t,
-        false => cond().map_or(t, |cond| t.mask(cond)),
+        false => cond().map_or(t, |cond| t.gate(cond)),
     };
     let (has_low, has_high) = (c.has(1), c.has(2));
     let inside = || both(has_low.then(|| x.gt(low)), has_high.then(|| x.lt(high)));

@@ -109,7 +109,7 @@ fn quantize<'g>(c: &Cx<'g>) -> Tan<'g> {
         true => ratio,
         false => c.b.op("Round", &[ratio], Attrs::new()) + zero_point(c, x.dtype()),
     };
-    through.mask(shifted.ge(shifted.like(low)).and(shifted.le(shifted.like(high))))
+    through.gate(shifted.ge(shifted.like(low)).and(shifted.le(shifted.like(high))))
 }
 
 /// The elements of input `i` beside those of input 0.

@@ -15,7 +15,7 @@ fn extremum<'g>(c: &Cx<'g>) -> Tan<'g> {
     }
     let attained: Vec<Val<'g>> = (0..c.arity()).map(|i| c.x(i).equal(z)).collect();
     let ones = attained.iter().map(|cond| cond.cast(z.dtype()));
-    let parts = attained.iter().enumerate().map(|(i, &cond)| c.dx(i).mask(cond));
+    let parts = attained.iter().enumerate().map(|(i, &cond)| c.dx(i).gate(cond));
     match (parts.reduce(|a, b| a + b), ones.reduce(|a, b| a + b)) {
         (Some(sum), Some(n)) => sum / n,
         _ => c.zero(),

@@ -9,15 +9,20 @@ mod dead;
 mod layout;
 mod negation;
 mod products;
+mod range;
 mod rebuild;
+mod scalars;
+mod step_function;
 mod sums;
 
 pub use dead::dead_code;
 pub(crate) use dead::{direct_outputs, part};
+pub(crate) use range::{Range, extend as extend_ranges};
 pub(crate) use rebuild::rebuild;
 pub use rebuild::simplify;
+pub(crate) use step_function::STEP;
 
-use crate::ir::{Attrs, Builder, Node, Val};
+use crate::ir::{Attrs, Builder, Graph, Node, Val};
 
 /// A node about to be made.
 pub(crate) struct Site<'g, 'a> {
@@ -53,6 +58,12 @@ const REWRITES: &[Rewrite] = &[
     products::transposed_product,
     products::identity_matrix,
 ];
+
+/// What is done to a graph that is finished, for the sake of the runtimes that take it. Values keep
+/// their numbers and names.
+pub(crate) fn emitted(graph: Graph) -> Graph {
+    scalars::scalars_of_rank(step_function::step_functions(graph))
+}
 
 /// What `op(inputs; attrs)` equals in simpler terms, if a rewrite applies.
 pub fn rewrite<'g>(b: &'g Builder, op: &str, inputs: &[Option<Val<'g>>], attrs: &Attrs) -> Option<Val<'g>> {

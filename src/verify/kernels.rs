@@ -19,6 +19,11 @@ pub(super) fn instead<'g>(b: &'g Builder, node: &Node, read: &[Option<Val<'g>>])
         "LeakyRelu" => Some(x.ge(zero).select(x, x * alpha(0.01))),
         "PRelu" => Some(x.ge(zero).select(x, x * read.get(1).copied().flatten()?)),
         "Elu" => Some(x.gt(zero).select(x, ((-x.abs()).exp() - 1.0) * alpha(1.0))),
+        "HardSigmoid" => {
+            let line = x * alpha(0.2) + f64::from(node.attrs.float("beta").unwrap_or(0.5));
+            let min = b.op("Min", &[max(line, zero), x.like(1.0)], Attrs::new());
+            Some(min)
+        }
         "Sinh" => Some((x.exp() - (-x).exp()) * 0.5),
         "Cosh" => Some((x.exp() + (-x).exp()) * 0.5),
         _ => None,
