@@ -287,7 +287,7 @@ fn a_model_with_several_outputs() {
         expect![[r#"
             layer    W    λ  head                      estimator   why
             ─────  ───  ───  ────────────────────────  ──────────  ───────────────────────────────────────────────────────
-            first  2×2  0.1  piecewise-affine (/Relu)  hutchinson  exact is predicted to cost 2.32 plain steps, above 1.10
+            first  2×2  0.1  piecewise-affine (/Relu)  hutchinson  exact is predicted to cost 2.29 plain steps, above 1.10
 
             part            nodes   FLOPs  of a plain step
             ──────────────  ─────  ──────  ───────────────
@@ -310,7 +310,7 @@ fn what_inject_writes_and_what_it_leaves_alone() {
     place.shows("inject mlp.onnx --layer fc2 --lambda 0.1 --dry-run", expect![[r#"
         layer      W    λ  head                        estimator   why
         ─────  ─────  ───  ──────────────────────────  ──────────  ───────────────────────────────────────────────────────
-        fc2    12×16  0.1  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 2.27 plain steps, above 1.10
+        fc2    12×16  0.1  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 2.07 plain steps, above 1.10
 
         part            nodes     FLOPs  of a plain step
         ──────────────  ─────  ────────  ───────────────
@@ -326,7 +326,7 @@ fn what_inject_writes_and_what_it_leaves_alone() {
     place.shows("inject mlp.onnx --layer fc2 --lambda 0.1", expect![[r#"
         layer      W    λ  head                        estimator   why
         ─────  ─────  ───  ──────────────────────────  ──────────  ───────────────────────────────────────────────────────
-        fc2    12×16  0.1  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 2.27 plain steps, above 1.10
+        fc2    12×16  0.1  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 2.07 plain steps, above 1.10
 
         part            nodes     FLOPs  of a plain step
         ──────────────  ─────  ────────  ───────────────
@@ -370,7 +370,7 @@ fn what_inject_writes_and_what_it_leaves_alone() {
     place.shows("inject mlp.onnx --layer fc2 --lambda 0.2 --dry-run", expect![[r#"
         layer      W    λ  head                        estimator   why
         ─────  ─────  ───  ──────────────────────────  ──────────  ───────────────────────────────────────────────────────
-        fc2    12×16  0.2  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 2.27 plain steps, above 1.10
+        fc2    12×16  0.2  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 2.07 plain steps, above 1.10
 
         part            nodes     FLOPs  of a plain step
         ──────────────  ─────  ────────  ───────────────
@@ -447,19 +447,19 @@ fn inspect_of_an_mlp() {
         Layers
         name      W  head                        estimator   weight      why
         ────  ─────  ──────────────────────────  ──────────  ──────────  ───────────────────────────────────────────────────────
-        fc1   16×20  piecewise-affine (/Relu)    hutchinson  fc1.weight  exact is predicted to cost 2.89 plain steps, above 1.10
-        fc2   12×16  piecewise-affine (/Relu_1)  hutchinson  fc2.weight  exact is predicted to cost 2.27 plain steps, above 1.10
+        fc1   16×20  piecewise-affine (/Relu)    hutchinson  fc1.weight  exact is predicted to cost 2.42 plain steps, above 1.10
+        fc2   12×16  piecewise-affine (/Relu_1)  hutchinson  fc2.weight  exact is predicted to cost 2.07 plain steps, above 1.10
         fc     5×12  logits                      exact       fc.weight   closed form
 
         Cost of κ and its gradient
         layer  estimator        FLOPs   memory  plain steps  how
         ─────  ────────────  ────────  ───────  ───────────  ─────────────────────────────────────────
-        fc1    exact           1.25 M  2.42 MB         2.89  closed form, 5 reverse passes of the head
-        fc1    gauss-newton    1.25 M  2.42 MB         2.89  closed form, 5 reverse passes of the head
-        fc1    hutchinson    196.86 k  2.08 MB         1.90  per-sample probes
-        fc2    exact         516.86 k  2.24 MB         2.27  closed form, 5 reverse passes of the head
-        fc2    gauss-newton  516.86 k  2.24 MB         2.27  closed form, 5 reverse passes of the head
-        fc2    hutchinson     86.02 k  2.06 MB         1.75  per-sample probes
+        fc1    exact           1.25 M  2.42 MB         2.42  closed form, 5 reverse passes of the head
+        fc1    gauss-newton    1.25 M  2.42 MB         2.42  closed form, 5 reverse passes of the head
+        fc1    hutchinson    196.86 k  2.08 MB         1.82  per-sample probes
+        fc2    exact         516.86 k  2.24 MB         2.07  closed form, 5 reverse passes of the head
+        fc2    gauss-newton  516.86 k  2.24 MB         2.07  closed form, 5 reverse passes of the head
+        fc2    hutchinson     86.02 k  2.06 MB         1.72  per-sample probes
         fc     exact          20.81 k  2.05 MB         1.69  closed form
         fc     gauss-newton   20.81 k  2.05 MB         1.69  closed form
         fc     hutchinson     24.77 k  2.05 MB         1.63  per-sample probes
@@ -499,16 +499,16 @@ fn inspect_of_an_mlp() {
             Layers
             name      W  head            estimator   weight        why
             ─────  ────  ──────────────  ──────────  ────────────  ───────────────────────────────────────────────────────────────────────────────────────────
-            conv1   6×6  smooth (/Tanh)  hutchinson  conv1.weight  exact is predicted to cost 38.70 plain steps, above 1.10; positions meet at /conv2/Conv
+            conv1   6×6  smooth (/Tanh)  hutchinson  conv1.weight  exact is predicted to cost 26.96 plain steps, above 1.10; positions meet at /conv2/Conv
             conv2  8×12  smooth (/Tanh)  hutchinson  conv2.weight  exact is predicted to cost 36.21 plain steps, above 1.10; positions meet at loss/LogSoftmax
             fc      5×8  logits          exact       fc.weight     closed form
 
             Cost of κ and its gradient
             layer  estimator        FLOPs    memory  plain steps  how
             ─────  ────────────  ────────  ────────  ───────────  ─────────────────────────────────────────
-            conv1  exact          42.28 M  34.01 MB        38.70  by definition, 36 second derivatives
-            conv1  gauss-newton    4.71 M   4.55 MB         5.87  closed form, 5 reverse passes of the head
-            conv1  hutchinson      1.18 M   2.82 MB         2.77  full probes
+            conv1  exact          42.28 M  34.01 MB        26.96  by definition, 36 second derivatives
+            conv1  gauss-newton    4.71 M   4.55 MB         4.89  closed form, 5 reverse passes of the head
+            conv1  hutchinson      1.18 M   2.82 MB         2.45  full probes
             conv2  exact          47.85 M  53.64 MB        36.21  by definition, 96 second derivatives
             conv2  gauss-newton    4.30 M   4.08 MB         4.18  closed form, 5 reverse passes of the head
             conv2  hutchinson    506.83 k   2.67 MB         2.05  full probes

@@ -1,5 +1,6 @@
 //! What κ of a layer is predicted to cost, without building it.
 
+use super::form::Form;
 use super::head::{Dependence, Stretch};
 use super::hutchinson::Probes;
 use super::layer::Layer;
@@ -87,6 +88,7 @@ fn applied(map: &Linear<'_>, from: &[Dim], out: f64) -> Cost {
         Linear::MatMulLeft(v) => product(2.0 * out * size_of(&v.dim(-1)), read, out),
         Linear::Conv { w, .. } => Kernel::Convolution.cost(2.0 * out * inner(&w.shape()), read, out),
         Linear::ConvTranspose { w, .. } => Kernel::Convolution.cost(2.0 * read * inner(&w.shape()), read, out),
+        Linear::Mask { gate: true, .. } => elementwise(out),
         Linear::Mask { .. } => Kernel::Selection.cost(out, 2.0 * out, out),
         Linear::PoolPick { .. } | Linear::ScatterElements { .. } | Linear::ScatterNd { .. } => {
             Kernel::Scatter.cost(out, read + out, out)
@@ -190,6 +192,10 @@ pub fn estimated(layer: &Layer, site: &Site, head: &HeadCost, kind: Probes, samp
     let numbers = Numbers::of(layer, site);
     let (d, m, positions) = (numbers.d, numbers.m, numbers.positions);
     let outer = elementwise(positions * d);
+    let layer_again = numbers.through_weight(site, 1.0);
+    // A product's gradient in its weight sums the rows of equal cotangents first; a convolution's does not.
+    let share = if matches!(layer.form, Form::Rows { .. }) { head.share } else { 1.0 };
+    let through_weight = layer_again + layer_again.repeated(WITH_GRADIENT - 1.0) * share;
     let direction = match kind {
         Probes::PerSample => {
             let signs = product(2.0 * positions * d * m, positions * m + d * m, positions * d);
@@ -200,7 +206,7 @@ pub fn estimated(layer: &Layer, site: &Site, head: &HeadCost, kind: Probes, samp
             // `W r`, and its gradient's sum with the weight's other one.
             let turned = product(2.0 * d * m, d * m + m, d).repeated(WITH_ONE_GRADIENT) + elementwise(d * m);
             let applied = match in_weight {
-                true => numbers.through_weight(site, 1.0).repeated(WITH_GRADIENT),
+                true => through_weight,
                 false => {
                     let activations = numbers.activations();
                     let back = activations.repeated(WITH_GRADIENT - 1.0) * head.share;
@@ -211,7 +217,7 @@ pub fn estimated(layer: &Layer, site: &Site, head: &HeadCost, kind: Probes, samp
         }
         Probes::Full => {
             let signs = product(2.0 * d * m * m, m * m + d * m, d * m);
-            signs.repeated(WITH_ONE_GRADIENT) + numbers.through_weight(site, 1.0).repeated(WITH_GRADIENT)
+            signs.repeated(WITH_ONE_GRADIENT) + through_weight
         }
     };
     let flat = site.head.flat && site.has_curvature;

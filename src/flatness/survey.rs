@@ -125,11 +125,19 @@ impl Survey {
     }
 
     /// The kind asked for, or the one with the least noise for its cost: signs for positions before signs for the weight,
-    /// and of these a full matrix where it costs little more than one of rank one.
+    /// of these own ones for each sample unless that is too dear and shared ones save enough, and a full matrix for the
+    /// weight where it costs little more than one of rank one.
     fn probes(&self, layer: &Layer, request: &Request) -> Probes {
         let allowed = self.site.probes(layer);
         let time = |kind| self.estimated(layer, kind, request.samples).time();
+        let too_dear = |kind| request.plain.is_some_and(|p| 1.0 + time(kind) / p.time() > request.purpose.limit(p));
+        let shared_saves = || {
+            let plain = request.plain.map_or(0.0, |p| p.time());
+            let (own, shared) = (time(Probes::PerSample), time(Probes::Shared));
+            (own - shared) / (plain + own) >= WORTH_NOISE
+        };
         let by_default = || match allowed.first() {
+            Some(Probes::PerSample) if too_dear(Probes::PerSample) && shared_saves() => Probes::Shared,
             Some(Probes::LowRank) if time(Probes::Full) > FULL_LIMIT * time(Probes::LowRank) => Probes::LowRank,
             Some(Probes::LowRank) | None => Probes::Full,
             Some(first) => *first,

@@ -103,6 +103,24 @@ fn left_over_batch<'g>(ct: Cotangent<'g>, v: Val<'g>, from: &[Dim]) -> Cotangent
     Cotangent { value, shape: from.to_vec() }
 }
 
+/// `Σ_r v_r z̄_rᵀ = Σ_s (Σ_{r in s} v_r) z̄_sᵀ` where `z̄` is the same for all rows `r` of `s`, as behind a mean: the sums of `v`
+/// along such axes, and `z̄` once for each.
+fn rows_that_differ<'g>(v: Val<'g>, ct: &Cotangent<'g>) -> Option<(Val<'g>, Val<'g>)> {
+    let (rows, whole) = (v.shape(), &ct.shape);
+    let rank = whole.len();
+    let held = ct.value.shape();
+    if held.len() != rank || rows.len() != rank || rows[..rank - 1] != whole[..rank - 1] {
+        return None;
+    }
+    let same: Vec<i64> = (0..rank - 1).filter(|&i| held[i].is_one() && !whole[i].is_one()).map(|i| i as i64).collect();
+    if same.is_empty() {
+        return None;
+    }
+    let mut once = whole.clone();
+    same.iter().for_each(|&axis| once[axis as usize] = Dim::Fixed(1));
+    Some((super::widened(v, |v| v.sum_keep(&same)), ct.value.expand(&once)))
+}
+
 /// `z = v·t`: `t̄ = vᵀ·z̄`
 pub(super) fn matmul_left_transposed<'g>(
     ct: Cotangent<'g>,
@@ -112,7 +130,8 @@ pub(super) fn matmul_left_transposed<'g>(
 ) -> Cotangent<'g> {
     if lead.is_none() && v.rank() > 2 && from.len() == 2 {
         // `t` is a weight: rows of all matrices are one long batch.
-        let value = flat_rows(v, &from[0]).transpose().matmul(flat_rows(ct.materialise(), &from[1]));
+        let (v, z) = rows_that_differ(v, &ct).unwrap_or_else(|| (v, ct.materialise()));
+        let value = flat_rows(v, &from[0]).transpose().matmul(flat_rows(z, &from[1]));
         return Cotangent { value, shape: from.to_vec() };
     }
     let value = v.transpose().matmul(whole_axis(&ct, 2));

@@ -159,6 +159,11 @@ fn cases() -> Vec<Case> {
         case(&[2, 3, 4, 4], &[3, 1, 3, 3]).attr("group", 3).attr("pads", [1, 1, 1, 1]),
         case(&[2, 3, 4, 4], &[2, 3, 1, 1]),
         case(&[2, 3, 5, 4], &[2, 3, 1, 1]).attr("strides", [2, 2]),
+        // Enough columns for an exchanged filter gradient; rows that no window reads; a channel a group.
+        case(&[2, 8, 6, 5], &[2, 8, 3, 3]).attr("strides", [2, 2]).attr("pads", [1, 0, 0, 1]),
+        case(&[1, 16, 4, 6], &[4, 8, 3, 3]).attr("group", 2).attr("dilations", [1, 2]),
+        case(&[2, 8, 10], &[2, 8, 9]).attr("pads", [0, 3]),
+        case(&[2, 3, 6, 6], &[3, 1, 3, 3]).attr("group", 3).attr("strides", [2, 2]),
         case(&[1, 1, 4, 3, 4], &[2, 1, 2, 2, 2]).attr("strides", [2, 1, 2]).attr("kernel_shape", [2, 2, 2]),
     ]
 }

@@ -128,6 +128,9 @@ fn cases() -> Vec<Case> {
         case(&[2, 4, 3, 3], &[4, 3, 2, 2]).real(&[6]).attr("group", 2),
         case(&[1, 3, 3, 3], &[3, 1, 3, 3]).attr("group", 3).attr("pads", [1, 1, 1, 1]),
         case(&[1, 2, 3, 3], &[2, 2, 3, 3]).attr("strides", [2, 2]).attr("output_shape", [6, 4]),
+        // Enough columns for an exchanged filter gradient.
+        case(&[2, 2, 3, 2], &[2, 8, 3, 3]).attr("strides", [2, 1]).attr("pads", [1, 0, 0, 1]),
+        case(&[1, 4, 3, 3], &[4, 7, 3, 3]).attr("group", 2).attr("output_padding", [1, 0]).attr("strides", [2, 2]),
         case(&[1, 1, 2, 3, 2], &[1, 2, 2, 2, 2]).attr("strides", [2, 1, 2]),
     ]
 }

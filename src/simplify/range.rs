@@ -20,6 +20,8 @@ pub(crate) struct Range {
 const FINITE: Range = Range { finite: true, not_negative: false, not_positive: false, not_zero: false };
 const NOT_NEGATIVE: Range = Range { not_negative: true, ..FINITE };
 
+const POSITIVE: Range = Range { not_zero: true, ..NOT_NEGATIVE };
+
 impl Range {
     fn positive(self) -> bool {
         self.not_negative && self.not_zero
@@ -83,7 +85,7 @@ fn made(graph: &Graph, node: &Node, known: &[Range]) -> Range {
         | "Slice" | "Split" | "Gather" | "GatherElements" | "GatherND" | "ReduceMax" | "ReduceMin" | "MaxPool"
         | "GlobalMaxPool" | "DepthToSpace" | "SpaceToDepth" => Range { finite: first.finite, ..first },
         "ReduceSum" | "ReduceMean" | "GlobalAveragePool" => Range { finite: first.finite, ..first },
-        "Shape" | "Size" => Range { not_zero: true, ..NOT_NEGATIVE },
+        "Shape" | "Size" => POSITIVE,
         "Neg" => Range { not_negative: first.not_positive, not_positive: first.not_negative, ..first },
         "Add" | "Sum" | "Mean" => only(sum(&inputs)),
         "Mul" if node.inputs[0] == node.inputs[1] => only(Range { not_zero: first.not_zero, ..NOT_NEGATIVE }),
@@ -96,9 +98,12 @@ fn made(graph: &Graph, node: &Node, known: &[Range]) -> Range {
         "Exp" => Range { finite: finite && first.not_positive, ..NOT_NEGATIVE },
         "LogSoftmax" => Range { finite, not_positive: true, ..FINITE },
         "Where" => {
-            let range = second.both(inputs.get(2).copied().unwrap_or_default());
-            Range { finite, ..range }
+            let other = inputs.get(2).copied().unwrap_or_default();
+            let range = if is_above_zero(graph, node) { POSITIVE } else { second };
+            Range { finite, ..range.both(other) }
         }
+        // One bound above zero is enough.
+        "Max" if inputs.iter().any(|r| r.positive()) => only(POSITIVE),
         "Concat" => inputs.iter().fold(first, |all, r| all.both(*r)),
         "Abs" => Range { finite, not_zero: first.not_zero, ..NOT_NEGATIVE },
         "Relu" | "Sigmoid" | "HardSigmoid" | "Softmax" | "Softplus" | "ReduceSumSquare" | "ReduceL1" | "ReduceL2" => {
@@ -110,6 +115,14 @@ fn made(graph: &Graph, node: &Node, known: &[Range]) -> Range {
         op if WITHOUT_POLE.contains(&op) => only(FINITE),
         _ => Range::default(),
     }
+}
+
+/// `x` in `x > 0 ? x : …`
+fn is_above_zero(graph: &Graph, choice: &Node) -> bool {
+    let greater = choice.input(0).and_then(|id| graph.value(id).producer).map(|id| graph.node(id));
+    let Some(greater) = greater.filter(|node| node.op == "Greater" && node.domain.is_empty()) else { return false };
+    let zero = greater.input(1).and_then(|id| graph.value(id).data.as_ref());
+    greater.input(0) == choice.input(1) && zero.is_some_and(|data| data.len() == 1 && data.to_f64() == [0.0])
 }
 
 /// Operators that are finite where their inputs are, of any sign.
@@ -219,6 +232,8 @@ mod tests {
         assert!(finite(|x| x.like(1.0) / (x * x + x.like(1e-5)).sqrt()));
         assert!(!finite(|x| x.like(1.0) / (x + x.like(1e-5)).sqrt()), "a sum may be zero where terms have any sign");
         assert!(finite(|x| x / x.like(3.0)));
+        assert!(finite(|x| x / x.gt(x.like(0.0)).select(x, x.like(1.0)).sqrt()));
+        assert!(!finite(|x| x / x.gt(x.like(0.0)).select(x, x.like(0.0))));
         assert!(!finite(|x| x * x.like(f64::INFINITY)));
         assert!(!finite(|x| (x / x) * x.like(0.0)));
         assert!(finite(|x| x.builder().op("LogSoftmax", &[x], Attrs::new().with("axis", 0)).exp()));
