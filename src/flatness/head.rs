@@ -7,11 +7,11 @@
 //! Samples and positions are proved independent by following their axes along the tape to the loss: an axis ends in a
 //! sum, behind which nothing may bend. Whatever lets two entries of an axis meet is an edge of the tape.
 
-use super::sharing::{self, Varies};
-use crate::ad::{Kind, TanNode};
-use crate::ir::{Dim, Graph, Node, Val, ValueId};
+use super::lanes::Lanes;
+use super::stretch::Stretches;
+use crate::ad::Kind;
+use crate::ir::Dim;
 use crate::linear::Linear;
-use crate::ops::{self, Tangent};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Class {
@@ -78,211 +78,192 @@ pub struct Head {
     pub axes: Vec<Axis>,
 }
 
-/// The part of a tape between one of its places, where the layer's output stands, and the loss.
-pub struct Stretch<'a, 'g> {
-    nodes: &'a [TanNode<'g>],
-    source: usize,
-    loss: usize,
-    /// The place of what the loss reads.
-    prediction: Option<usize>,
-    /// Places that the source reaches.
-    reached: Vec<bool>,
-    /// Of these, the ones that the loss needs.
-    to_loss: Vec<bool>,
-    to_prediction: Vec<bool>,
+/// A layer whose head is looked at.
+pub struct Seen {
+    /// Of the layer's output, or of its weight where second derivatives are taken in that.
+    pub shape: Vec<Dim>,
+    /// The axis of the output that counts neurons; `None`: it is the weight and has no samples.
+    pub feature: Option<usize>,
+    /// The layer's output is what a loss with a known curvature reads.
+    pub is_logits: bool,
 }
 
-impl<'a, 'g> Stretch<'a, 'g> {
-    /// The stretch from `source`; `None` if the loss does not depend on it.
-    pub fn new(nodes: &'a [TanNode<'g>], source: usize, loss: usize, prediction: Option<usize>) -> Option<Self> {
-        let mut reached = vec![false; nodes.len()];
-        reached[source] = true;
-        for (id, node) in nodes.iter().enumerate().skip(source + 1) {
-            reached[id] = match node.kind {
-                Kind::Source(_) => false,
-                Kind::Sum(x, y) => reached[x] || reached[y],
-                Kind::Apply(_, x) | Kind::Part(x, _) => reached[x],
-                Kind::Joint(_, ref inputs) => inputs.iter().flatten().any(|&x| reached[x]),
-            };
-        }
-        let to_loss = above(nodes, loss, &reached);
-        let prediction = prediction.filter(|&id| reached[id]);
-        let to_prediction = prediction.map_or_else(|| vec![false; nodes.len()], |id| above(nodes, id, &reached));
-        reached[loss].then_some(Stretch { nodes, source, loss, prediction, reached, to_loss, to_prediction })
-    }
-
-    /// The maps on the way, with their places.
-    pub fn maps(&self) -> impl Iterator<Item = (usize, &'a TanNode<'g>)> + '_ {
-        let nodes = self.nodes;
-        nodes.iter().enumerate().skip(self.source + 1).filter(|(id, _)| self.to_loss[*id])
-    }
-
-    /// Whether the maps at that place stand before what the loss reads.
-    pub fn before_prediction(&self, id: usize) -> bool {
-        self.to_prediction[id]
-    }
-
-    pub fn nodes(&self) -> &'a [TanNode<'g>] {
-        self.nodes
-    }
-
-    pub fn source(&self) -> usize {
-        self.source
-    }
-
-    /// Whether the layer's output reaches that place.
-    pub fn reaches(&self, id: usize) -> bool {
-        self.reached[id]
-    }
-
-    /// Along which axes the cotangent of each place in front of what the loss reads varies.
-    pub fn cotangents(&self) -> Vec<Option<Varies>> {
-        let end = self.prediction.unwrap_or(self.source);
-        sharing::cotangents(self.nodes, &self.to_prediction, self.source, end)
-    }
-
-    /// The head's class and what becomes of the axes of `z`; `feature` is the one that counts neurons, and where there is
-    /// none, `z` is a weight and has no samples.
-    pub fn classify(&self, depends: &Dependence, z: Val<'g>, logits: Option<ValueId>, feature: Option<usize>) -> Head {
-        let shape = z.shape();
-        let axes: Vec<Axis> = (0..feature.map_or(0, |_| shape.len()))
-            .map(|axis| match (Some(axis) == feature, self.follow(axis, &shape[axis], depends)) {
-                (false, Axis::Meets(_)) if axis > 0 && shape[axis].is_one() => Axis::Independent(None),
-                (_, found) => found,
-            })
-            .collect();
-        let at = self.prediction.map_or(self.loss, |id| id);
-        let way = if self.prediction.is_some() { &self.to_prediction } else { &self.to_loss };
-        let found = |set: &[bool]| {
-            let slope = |node: &TanNode<'g>| match &node.kind {
-                Kind::Apply(map, _) => map.coefficient().is_some_and(|c| set[c.id().0 as usize]),
-                // How bodies bend is not looked into.
-                Kind::Joint(..) => true,
-                _ => false,
-            };
-            (self.source..=at).find(|&id| way[id] && slope(&self.nodes[id])).map(|id| self.nodes[id].scope.clone())
+/// The head of each layer, a lane each.
+pub fn classify(stretches: &Stretches<'_, '_>, seen: &[Seen]) -> Vec<Head> {
+    let (smooth, any) = (deciding(stretches, seen.len(), true), deciding(stretches, seen.len(), false));
+    let rank = |seen: &Seen| seen.feature.map_or(0, |_| seen.shape.len());
+    let axes = seen.iter().map(rank).max().unwrap_or(0);
+    let followed: Vec<Vec<Option<Axis>>> = (0..axes)
+        .map(|axis| {
+            let size = |seen: &Seen| if axis < rank(seen) { seen.shape.get(axis).cloned() } else { None };
+            follow(stretches, axis, &seen.iter().map(size).collect::<Vec<_>>())
+        })
+        .collect();
+    let name = |id: usize| stretches.tapes.nodes[id].scope.clone();
+    let head = |(lane, seen): (usize, &Seen)| {
+        let axis = |(axis, found): (usize, &Vec<Option<Axis>>)| match (Some(axis) == seen.feature, found[lane].clone()?)
+        {
+            (false, Axis::Meets(_)) if axis > 0 && seen.shape[axis].is_one() => Some(Axis::Independent(None)),
+            (_, found) => Some(found),
         };
-        let (smooth, any) = (found(&depends.smoothly), found(&depends.at_all));
-        let flat = smooth.is_none();
-        let class = match (axes.first(), smooth, any) {
-            _ if logits == Some(z.id()) => Class::Logits,
-            (Some(Axis::Meets(at)), ..) if feature != Some(0) => Class::Mixing { decided_by: at.clone() },
-            (_, Some(decided_by), _) => Class::Smooth { decided_by },
-            (_, None, Some(decided_by)) => Class::PiecewiseAffine { decided_by },
+        let axes: Vec<Axis> = followed.iter().enumerate().map_while(axis).collect();
+        let class = match (axes.first(), smooth[lane], any[lane]) {
+            _ if seen.is_logits => Class::Logits,
+            (Some(Axis::Meets(at)), ..) if seen.feature != Some(0) => Class::Mixing { decided_by: at.clone() },
+            (_, Some(at), _) => Class::Smooth { decided_by: name(at) },
+            (_, None, Some(at)) => Class::PiecewiseAffine { decided_by: name(at) },
             (_, None, None) => Class::Affine,
         };
-        Head { class, flat, axes }
-    }
-
-    /// Follows an axis of the source, of size `size`, to the loss.
-    fn follow(&self, axis: usize, size: &Dim, depends: &Dependence) -> Axis {
-        let mut at: Vec<Option<Place>> = vec![None; self.nodes.len()];
-        at[self.source] = Some(Place::Axis(axis));
-        for id in self.source + 1..=self.loss {
-            let node = &self.nodes[id];
-            if !self.reached[id] || !(self.to_loss[id] || self.to_prediction[id]) {
-                continue;
-            }
-            let next = match &node.kind {
-                // What bodies do with the samples is not followed.
-                Kind::Source(_) | Kind::Joint(..) | Kind::Part(..) => None,
-                Kind::Sum(x, y) => match (self.grown(&at, *x, id), self.grown(&at, *y, id)) {
-                    (Some(a), Some(b)) if a == b => Some(a),
-                    (Some(a), None) if !self.reached[*y] => Some(a),
-                    (None, Some(b)) if !self.reached[*x] => Some(b),
-                    _ => None,
-                },
-                Kind::Apply(map, x) => at[*x].and_then(|place| {
-                    let bends = || map.coefficient().is_some_and(|c| depends.smoothly[c.id().0 as usize]);
-                    place.through(map, &self.nodes[*x].shape, &node.shape, size, bends)
-                }),
-            };
-            let kept = next.filter(|place| match place {
-                // An axis of size 1 that grows is one sample that many rows read.
-                Place::Axis(at) => node.shape.get(*at) == Some(size),
-                Place::Summed => true,
-            });
-            if kept.is_none() {
-                return Axis::Meets(node.scope.clone());
-            }
-            at[id] = kept;
-        }
-        match (at[self.loss], self.prediction.map(|id| at[id])) {
-            (Some(Place::Summed), Some(Some(Place::Axis(image)))) => Axis::Independent(Some(image)),
-            (Some(Place::Summed), _) => Axis::Independent(None),
-            _ => Axis::Meets(self.nodes[self.loss].scope.clone()),
-        }
-    }
-
-    /// Where the axis of place `x` stands in a sum: broadcasting aligns axes at the end.
-    fn grown(&self, at: &[Option<Place>], x: usize, sum: usize) -> Option<Place> {
-        at[x].map(|place| match place {
-            Place::Axis(axis) => Place::Axis(axis + self.nodes[sum].shape.len() - self.nodes[x].shape.len()),
-            Place::Summed => Place::Summed,
-        })
-    }
+        Head { class, flat: smooth[lane].is_none(), axes }
+    };
+    seen.iter().enumerate().map(head).collect()
 }
 
-/// Places that `of` needs, among those that are reached.
-fn above(nodes: &[TanNode<'_>], of: usize, reached: &[bool]) -> Vec<bool> {
-    let mut needed = vec![false; nodes.len()];
-    needed[of] = reached[of];
-    for id in (0..=of).rev().filter(|&id| reached[id]) {
-        if !needed[id] {
-            continue;
-        }
-        match &nodes[id].kind {
-            Kind::Source(_) => {}
-            Kind::Sum(x, y) => [*x, *y].into_iter().for_each(|x| needed[x] |= reached[x]),
-            Kind::Apply(_, x) | Kind::Part(x, _) => needed[*x] |= reached[*x],
-            Kind::Joint(_, inputs) => inputs.iter().flatten().for_each(|&x| needed[x] |= reached[x]),
-        }
-    }
-    needed
-}
-
-/// Which values depend on one.
-pub struct Dependence {
-    pub at_all: Vec<bool>,
-    /// Through operators that are not constant almost everywhere.
-    pub smoothly: Vec<bool>,
-}
-
-impl Dependence {
-    /// On `z`, in a graph with these slopes.
-    pub fn on(graph: &Graph, slopes: &Slopes, z: ValueId) -> Dependence {
-        let mut at_all = vec![false; graph.values.len()];
-        at_all[z.0 as usize] = true;
-        let mut smoothly = at_all.clone();
-        // What stands in front of it does not depend on it.
-        let behind = graph.value(z).producer.map_or(0, |node| node.0 as usize + 1);
-        for (node, constant) in graph.nodes.iter().zip(&slopes.constant).skip(behind) {
-            if !node.reads().any(|id| at_all[id.0 as usize]) {
-                continue;
-            }
-            let smooth = !constant && node.reads().any(|id| smoothly[id.0 as usize]);
-            for id in node.outputs.iter().flatten() {
-                at_all[id.0 as usize] = true;
-                smoothly[id.0 as usize] = smooth && graph.value(*id).fact.dtype.is_float();
-            }
-        }
-        Dependence { at_all, smoothly }
-    }
-}
-
-/// Which nodes of a graph are constant almost everywhere.
-pub struct Slopes {
-    constant: Vec<bool>,
-}
-
-impl Slopes {
-    pub fn of(graph: &Graph) -> Slopes {
-        let constant = |node: &Node| {
-            let known = ops::lookup(&node.op).filter(|_| node.domain.is_empty());
-            known.is_some_and(|op| matches!(op.tangent.of(&node.attrs), Tangent::Zero))
+/// The first place on each lane's way to what the loss reads, or where it does not get there to the loss, whose slope
+/// depends on the layer's output; with `smoothly` through operators that are not constant almost everywhere only.
+fn deciding(stretches: &Stretches<'_, '_>, lanes: usize, smoothly: bool) -> Vec<Option<usize>> {
+    let tapes = stretches.tapes;
+    let mut found = vec![None; lanes];
+    let mut open = Lanes::first(lanes);
+    let predict = tapes.prediction.map_or(Lanes::NONE, |id| stretches.reached(id));
+    for (id, node) in tapes.nodes.iter().enumerate().skip(stretches.first) {
+        let sloping = match (&node.kind, smoothly) {
+            // How bodies bend is not looked into.
+            (Kind::Joint(..), _) => !Lanes::NONE,
+            (_, true) => stretches.smoothly(id),
+            (_, false) => stretches.at_all(id),
         };
-        Slopes { constant: graph.nodes.iter().map(constant).collect() }
+        let way = |on_way: bool, lanes: Lanes| if on_way { lanes } else { Lanes::NONE };
+        let on_way = way(tapes.to_prediction[id], predict) | way(tapes.to_loss[id], !predict);
+        let decided = sloping & on_way & open & stretches.reached(id);
+        decided.iter().for_each(|lane| found[lane] = Some(id));
+        open = open & !decided;
     }
+    found
+}
+
+/// Where an axis of that size of some lanes is, at one place of the tape.
+struct Followed {
+    place: Place,
+    /// The number of the axis' size.
+    size: usize,
+    lanes: Lanes,
+}
+
+fn add(all: &mut Vec<Followed>, new: Followed) {
+    match all.iter_mut().find(|f| f.place == new.place && f.size == new.size) {
+        Some(same) => same.lanes |= new.lanes,
+        None if new.lanes.is_empty() => {}
+        None => all.push(new),
+    }
+}
+
+/// Follows an axis of each source, of these sizes, to the loss; `None` for sources that have no such axis.
+fn follow(stretches: &Stretches<'_, '_>, axis: usize, sizes: &[Option<Dim>]) -> Vec<Option<Axis>> {
+    let tapes = stretches.tapes;
+    let Some(loss) = tapes.loss else { return vec![None; sizes.len()] };
+    let mut distinct: Vec<&Dim> = Vec::new();
+    let mut numbers: Vec<Option<usize>> = vec![None; sizes.len()];
+    for (number, size) in numbers.iter_mut().zip(sizes).filter_map(|(number, size)| Some((number, size.as_ref()?))) {
+        let at = distinct.iter().position(|known| *known == size).unwrap_or(distinct.len());
+        if at == distinct.len() {
+            distinct.push(size);
+        }
+        *number = Some(at);
+    }
+    let lanes = || numbers.iter().enumerate().filter_map(|(lane, size)| Some((lane, (*size)?)));
+    // Lanes whose entries have not met so far.
+    let mut alive = lanes().fold(Lanes::NONE, |all, (lane, _)| all | Lanes::one(lane));
+    let mut met: Vec<Option<usize>> = vec![None; sizes.len()];
+    let mut at: Vec<Vec<Followed>> = (0..=loss).map(|_| Vec::new()).collect();
+    for id in stretches.first..=loss {
+        let node = &tapes.nodes[id];
+        let active = stretches.passes(id) & alive;
+        let mut here = Vec::new();
+        if !active.is_empty() && (tapes.to_loss[id] || tapes.to_prediction[id]) {
+            for found in moved(stretches, &at, id, &distinct) {
+                let lanes = found.lanes & active;
+                // An axis of size 1 that grows is one sample that many rows read.
+                let kept = match found.place {
+                    Place::Axis(at) => node.shape.get(at) == distinct.get(found.size).copied(),
+                    Place::Summed => true,
+                };
+                if kept {
+                    add(&mut here, Followed { lanes, ..found });
+                }
+            }
+            let kept = here.iter().fold(Lanes::NONE, |all, found| all | found.lanes);
+            let failed = active & !kept;
+            failed.iter().for_each(|lane| met[lane] = Some(id));
+            alive = alive & !failed;
+        }
+        for lane in (stretches.begins(id) & alive).iter() {
+            let place = Place::Axis(axis);
+            numbers[lane]
+                .into_iter()
+                .for_each(|size| add(&mut here, Followed { place, size, lanes: Lanes::one(lane) }));
+        }
+        at[id] = here;
+    }
+    let place = |id: Option<usize>, lane: usize| {
+        let found = at.get(id?)?.iter().find(|found| found.lanes.contains(lane))?;
+        Some(found.place)
+    };
+    let name = |id: usize| Axis::Meets(tapes.nodes[id].scope.clone());
+    let mut axes = vec![None; sizes.len()];
+    for (lane, _) in lanes() {
+        axes[lane] = Some(match (met[lane], place(Some(loss), lane), place(tapes.prediction, lane)) {
+            (Some(id), ..) => name(id),
+            (None, Some(Place::Summed), Some(Place::Axis(image))) => Axis::Independent(Some(image)),
+            (None, Some(Place::Summed), _) => Axis::Independent(None),
+            (None, ..) => name(loss),
+        });
+    }
+    axes
+}
+
+/// Where the followed axes are behind the map at place `id`; lanes whose entries meet there are left out.
+fn moved(stretches: &Stretches<'_, '_>, at: &[Vec<Followed>], id: usize, sizes: &[&Dim]) -> Vec<Followed> {
+    let nodes = stretches.tapes.nodes;
+    let to = &nodes[id].shape;
+    let mut made = Vec::new();
+    match &nodes[id].kind {
+        // What bodies do with the samples is not followed.
+        Kind::Source(_) | Kind::Joint(..) | Kind::Part(..) => {}
+        Kind::Sum(x, y) => {
+            let (by_x, by_y) = (grown(&at[*x], &nodes[*x].shape, to), grown(&at[*y], &nodes[*y].shape, to));
+            let alike = |a: &&Followed, b: &&Followed| a.place == b.place && a.size == b.size;
+            for found in &by_x {
+                let same = by_y.iter().find(|other| alike(&found, other)).map_or(Lanes::NONE, |other| other.lanes);
+                let lanes = found.lanes & (!stretches.reached(*y) | same);
+                add(&mut made, Followed { lanes, ..*found });
+            }
+            for found in &by_y {
+                add(&mut made, Followed { lanes: found.lanes & !stretches.reached(*x), ..*found });
+            }
+        }
+        Kind::Apply(map, x) => {
+            let from = &nodes[*x].shape;
+            for &Followed { place, size, lanes } in &at[*x] {
+                let (place, lanes) = match place {
+                    // Behind a sum nothing may bend.
+                    Place::Summed => (Some(place), lanes & !stretches.smoothly(id)),
+                    Place::Axis(axis) => (place_behind(map, axis, from, to, sizes[size]), lanes),
+                };
+                place.into_iter().for_each(|place| add(&mut made, Followed { place, size, lanes }));
+            }
+        }
+    }
+    made
+}
+
+/// Where axes stand in a sum: broadcasting aligns axes at the end.
+fn grown(at: &[Followed], from: &[Dim], to: &[Dim]) -> Vec<Followed> {
+    let place = |place: Place| match place {
+        Place::Axis(axis) => Place::Axis(axis + to.len() - from.len()),
+        Place::Summed => Place::Summed,
+    };
+    at.iter().map(|found| Followed { place: place(found.place), ..*found }).collect()
 }
 
 /// Where an axis is.
@@ -293,21 +274,11 @@ enum Place {
     Summed,
 }
 
-impl Place {
-    /// Behind a map from shape `from` to shape `to`; `None` if entries meet or the axis is lost.
-    fn through(
-        self,
-        map: &Linear<'_>,
-        from: &[Dim],
-        to: &[Dim],
-        size: &Dim,
-        bends: impl Fn() -> bool,
-    ) -> Option<Place> {
-        match (self, map) {
-            (Place::Summed, _) => (!bends()).then_some(Place::Summed),
-            (Place::Axis(axis), Linear::Sum { axes, .. }) if axes.contains(&(axis as i64)) => Some(Place::Summed),
-            (Place::Axis(axis), _) => follow_axis(map, axis, from, to, size).map(Place::Axis),
-        }
+/// Behind a map from shape `from` to shape `to`; `None` if entries meet or the axis is lost.
+fn place_behind(map: &Linear<'_>, axis: usize, from: &[Dim], to: &[Dim], size: &Dim) -> Option<Place> {
+    match map {
+        Linear::Sum { axes, .. } if axes.contains(&(axis as i64)) => Some(Place::Summed),
+        _ => follow_axis(map, axis, from, to, size).map(Place::Axis),
     }
 }
 

@@ -6,7 +6,8 @@ use super::head::Class;
 use super::hutchinson::{Hutchinson, Probe, Probes};
 use super::layer::Layer;
 use super::route::{Route, Site};
-use super::survey::{Survey, Tapes, Way};
+use super::stretch::Tapes;
+use super::survey::{Survey, Way};
 use crate::ad::{Second, TanNode, Tape, linearise};
 use crate::cost::Cost;
 use crate::error::{Error, Result};
@@ -133,8 +134,10 @@ pub fn build<'g>(b: &'g Builder, layer: &Layer, on: Objective<'g>, request: &Req
     let variable = if in_weight(layer, z) { root } else { z };
     let linear = linearise(&tape, &[on.loss, on.prediction], &[variable])?;
     let nodes = linear.tape_nodes();
-    let source = linear.place_of(variable.id());
-    let found = Survey::of(layer, on, &Tapes::new(b, &nodes, &linear), source, variable);
+    let found = Survey::of(&[(layer, variable)], on, &Tapes::new(b, &nodes, &linear));
+    let [found] = found.as_slice() else {
+        return Err(Error::NotOnPath { layer: layer.name.clone(), output: on.prediction.name() });
+    };
     let site = &found.site;
     let outer_weight = request.detach_trace.then(|| b.copy(root, &format!("kappa/{}/weight", layer.name)));
     b.scope(&format!("kappa/{}/", layer.name));

@@ -7,11 +7,13 @@ mod form;
 mod head;
 mod hutchinson;
 mod kappa;
+mod lanes;
 mod layer;
 mod parameters;
 mod price;
 mod route;
 mod sharing;
+mod stretch;
 mod survey;
 
 pub use form::{Form, Stored};

@@ -1,15 +1,16 @@
 //! What κ of a layer is predicted to cost, without building it.
 
 use super::form::Form;
-use super::head::{Dependence, Stretch};
 use super::hutchinson::Probes;
+use super::lanes::Lanes;
 use super::layer::Layer;
 use super::route::{Route, Site};
-use super::sharing;
+use super::stretch::{Source, Stretches, Tapes};
 use crate::ad::{Kind, TanNode};
 use crate::cost::{Cost, Kernel, elements_of, elementwise, product, size_of, stacked};
 use crate::ir::Dim;
 use crate::linear::Linear;
+use std::collections::HashMap;
 
 /// A reverse pass through a graph takes about twice what the graph does: a product has two factors.
 const WITH_GRADIENT: f64 = 3.0;
@@ -33,43 +34,69 @@ pub struct HeadCost {
     pub share: f64,
 }
 
-impl HeadCost {
-    pub fn of(stretch: &Stretch<'_, '_>, depends: &Dependence) -> HeadCost {
-        let cotangents = stretch.cotangents();
-        let share = |id: usize| match &cotangents[id] {
-            Some(varies) => sharing::share(varies, &stretch.nodes()[id].shape),
-            None => 1.0,
+/// What passes through the head of each layer cost, a lane each. Places that the same layers pass are added up once.
+pub fn heads(stretches: &Stretches<'_, '_>, sources: &[Source]) -> Vec<HeadCost> {
+    let tapes = stretches.tapes;
+    let mut sums = Sums::default();
+    for (id, node) in tapes.nodes.iter().enumerate().skip(stretches.first).filter(|(id, _)| tapes.to_loss[*id]) {
+        let applied = match &node.kind {
+            Kind::Source(_) | Kind::Joint(..) | Kind::Part(..) => continue,
+            // Where one of them has no tangent there is nothing to add.
+            Kind::Sum(x, y) => stretches.reached(*x) & stretches.reached(*y),
+            Kind::Apply(..) => stretches.passes(id),
         };
-        let mut cost = HeadCost { share: share(stretch.source()), ..HeadCost::default() };
-        for (id, node) in stretch.maps() {
-            if stretch.before_prediction(id) {
-                cost.first = cost.first + step(stretch, node, share(id));
-            }
-            // The tangent, and the tangent of the tangent.
-            cost.second = cost.second + step(stretch, node, 1.0).repeated(2.0);
-            let Kind::Apply(map, _) = &node.kind else { continue };
-            if map.coefficient().is_some_and(|c| depends.smoothly[c.id().0 as usize]) {
-                // The coefficient's own derivative, its product, their sum.
-                let elements = elements_of(&node.shape);
-                cost.second = cost.second + elementwise(elements).repeated(3.0 * WITH_GRADIENT);
-            }
+        if applied.is_empty() {
+            continue;
         }
-        cost
+        let first = if tapes.to_prediction[id] { step(tapes, node, tapes.share(id)) } else { Cost::default() };
+        // The tangent, and the tangent of the tangent.
+        sums.add(applied, first, step(tapes, node, 1.0).repeated(2.0));
+        let bent = stretches.smoothly(id) & stretches.passes(id);
+        // The coefficient's own derivative, its product, their sum.
+        let bending = elementwise(elements_of(&node.shape)).repeated(3.0 * WITH_GRADIENT);
+        sums.add(bent, Cost::default(), bending);
+    }
+    let mut costs: Vec<HeadCost> =
+        sources.iter().map(|source| HeadCost { share: tapes.share(source.place), ..HeadCost::default() }).collect();
+    for (lanes, first, second) in sums.all {
+        for lane in lanes.iter() {
+            let cost = &mut costs[lane];
+            (cost.first, cost.second) = (cost.first + first, cost.second + second);
+        }
+    }
+    costs
+}
+
+/// Costs by the lanes that have them.
+#[derive(Default)]
+struct Sums {
+    at: HashMap<Lanes, usize>,
+    all: Vec<(Lanes, Cost, Cost)>,
+}
+
+impl Sums {
+    fn add(&mut self, lanes: Lanes, first: Cost, second: Cost) {
+        if lanes.is_empty() {
+            return;
+        }
+        let at = *self.at.entry(lanes).or_insert(self.all.len());
+        match self.all.get_mut(at) {
+            Some((_, a, b)) => (*a, *b) = (*a + first, *b + second),
+            None => self.all.push((lanes, first, second)),
+        }
     }
 }
 
-/// One map applied to one tangent, with the gradient: in the tangent, and in a weight that the map multiplies by. The
-/// cotangent of the result holds `share` of its elements.
-fn step(stretch: &Stretch<'_, '_>, node: &TanNode<'_>, share: f64) -> Cost {
+/// One map applied to one tangent, or a sum of two, with the gradient: in the tangent, and in a weight that the map
+/// multiplies by. The cotangent of the result holds `share` of its elements.
+fn step(tapes: &Tapes<'_, '_>, node: &TanNode<'_>, share: f64) -> Cost {
     let out = elements_of(&node.shape);
     let (map, x) = match &node.kind {
         Kind::Source(_) | Kind::Joint(..) | Kind::Part(..) => return Cost::default(),
-        // The other one has no tangent here.
-        Kind::Sum(x, y) if !(stretch.reaches(*x) && stretch.reaches(*y)) => return Cost::default(),
         Kind::Sum(..) => return elementwise(out) + elementwise(out) * share,
         Kind::Apply(map, x) => (map, *x),
     };
-    let forward = applied(map, &stretch.nodes()[x].shape, out);
+    let forward = applied(map, &tapes.nodes[x].shape, out);
     let reverse = match map {
         // An expansion that is delayed.
         Linear::Sum { .. } => Cost::default(),

@@ -7,6 +7,7 @@ use super::hutchinson::Probes;
 use super::kappa::Measure;
 use super::layer::Layer;
 use crate::ir::{Builder, Dim, Graph, Val, ValueId};
+use std::collections::HashSet;
 
 /// Directions, or reverse passes, up to which κ is computed exactly.
 pub const PASSES_LIMIT: i64 = 4096;
@@ -188,11 +189,19 @@ impl Site {
     }
 }
 
-/// Whether the first axis is a batch that whoever drives the graph knows: fixed, or the first axis of an input.
-pub fn counts_samples(b: &Builder, a: Val<'_>) -> bool {
-    let batch = a.dim(0);
-    let first = |g: &Graph, id: &ValueId| g.value(*id).fact.shape.as_ref().and_then(|s| s.first().cloned());
-    let of_input = || b.read(|g| g.inputs.iter().any(|id| first(g, id).as_ref() == Some(&batch)));
-    // Labels have the first axis of what the loss reads, be it a product of axes.
-    batch.fixed().is_some() || (batch.as_symbol().is_some() && of_input())
+/// The sizes of the inputs' first axes: batches that whoever drives the graph knows.
+pub struct Batches(HashSet<Dim>);
+
+impl Batches {
+    pub fn of(b: &Builder) -> Batches {
+        let first = |g: &Graph, id: &ValueId| g.value(*id).fact.shape.as_ref().and_then(|s| s.first().cloned());
+        Batches(b.read(|g| g.inputs.iter().filter_map(|id| first(g, id)).collect()))
+    }
+
+    /// Whether the first axis is a batch that whoever drives the graph knows: fixed, or the first axis of an input.
+    pub fn counts_samples(&self, a: Val<'_>) -> bool {
+        let batch = a.dim(0);
+        // Labels have the first axis of what the loss reads, be it a product of axes.
+        batch.fixed().is_some() || (batch.as_symbol().is_some() && self.0.contains(&batch))
+    }
 }

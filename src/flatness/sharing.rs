@@ -9,11 +9,11 @@ use crate::linear::Linear;
 /// Of each axis of a place, whether its cotangent varies along it.
 pub type Varies = Vec<bool>;
 
-/// Of each place between `source` and `end` that reaches `end`, by `on_way`, along which axes its cotangent varies.
-pub fn cotangents(nodes: &[TanNode<'_>], on_way: &[bool], source: usize, end: usize) -> Vec<Option<Varies>> {
+/// Of each place that reaches `end`, by `on_way`, along which axes its cotangent from there varies.
+pub fn cotangents(nodes: &[TanNode<'_>], on_way: &[bool], end: usize) -> Vec<Option<Varies>> {
     let mut found: Vec<Option<Varies>> = vec![None; nodes.len()];
     found[end] = Some(vec![true; nodes[end].shape.len()]);
-    for id in (source + 1..=end).rev().filter(|&id| on_way[id]) {
+    for id in (0..=end).rev().filter(|&id| on_way[id]) {
         let Some(varies) = found[id].clone() else { continue };
         match &nodes[id].kind {
             Kind::Source(_) => {}
@@ -113,7 +113,7 @@ mod tests {
         let nodes = linear.tape_nodes();
         let source = linear.place_of(x.id()).expect("a place");
         let end = linear.of[0].id().expect("a tangent");
-        let found = cotangents(&nodes, &vec![true; nodes.len()], source, end);
+        let found = cotangents(&nodes, &vec![true; nodes.len()], end);
         share(found[source].as_ref().expect("a cotangent"), &nodes[source].shape)
     }
 

@@ -1,12 +1,14 @@
 //! What can be said of κ of a layer before it is built: its head, the ways to κ, what each costs, which one is taken.
 
-use super::head::{Class, Dependence, Head, Slopes, Stretch};
+use super::head::{self, Class, Head, Seen};
 use super::hutchinson::Probes;
 use super::kappa::{Estimator, Measure, Objective, Request, in_weight};
+use super::lanes::Lanes;
 use super::layer::Layer;
 use super::price::{self, HeadCost};
-use super::route::{Route, Site, counts_samples};
-use crate::ad::{Linearised, TanNode, Tape, linearise};
+use super::route::{Batches, Route, Site};
+use super::stretch::{Source, Stretches, Tapes};
+use crate::ad::{Tape, linearise};
 use crate::cost::Cost;
 use crate::error::{Error, Result};
 use crate::ir::{Builder, Val};
@@ -16,20 +18,6 @@ const WORTH_NOISE: f64 = 0.05;
 
 /// What full probes may cost, in estimates with probes of rank one, which are noisier.
 const FULL_LIMIT: f64 = 1.25;
-
-/// A linearisation of the loss and of what it reads, in this order, with its tape.
-pub struct Tapes<'a, 'g> {
-    nodes: &'a [TanNode<'g>],
-    linear: &'a Linearised<'g>,
-    /// Of the graph that is linearised.
-    slopes: Slopes,
-}
-
-impl<'a, 'g> Tapes<'a, 'g> {
-    pub fn new(b: &Builder, nodes: &'a [TanNode<'g>], linear: &'a Linearised<'g>) -> Self {
-        Tapes { nodes, linear, slopes: b.read(Slopes::of) }
-    }
-}
 
 /// A way to κ.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,39 +49,54 @@ pub struct Survey {
     head: HeadCost,
 }
 
+/// A layer, and the variable that second derivatives are taken in: its output or its weight.
+pub type Placed<'a, 'g> = (&'a Layer, Val<'g>);
+
 impl Survey {
-    /// Looks at the stretch of the tape from `source`, the place of `variable`: the layer's output or its weight.
-    pub fn of<'g>(
-        layer: &Layer,
+    /// Looks at the stretches of the tape from the places of the layers' variables.
+    pub fn of<'g>(layers: &[Placed<'_, 'g>], on: Objective<'g>, tapes: &Tapes<'_, 'g>) -> Vec<Survey> {
+        let batches = Batches::of(on.loss.builder());
+        layers.chunks(Lanes::MOST).flat_map(|layers| Survey::of_some(layers, on, tapes, &batches)).collect()
+    }
+
+    fn of_some<'g>(
+        layers: &[Placed<'_, 'g>],
         on: Objective<'g>,
         tapes: &Tapes<'_, 'g>,
-        source: Option<usize>,
-        variable: Val<'g>,
-    ) -> Survey {
+        batches: &Batches,
+    ) -> Vec<Survey> {
         let b = on.loss.builder();
-        let z = b.val(layer.output);
-        let in_weight = in_weight(layer, z);
-        let feature = if in_weight { None } else { layer.form.feature_axis(z.rank()) };
-        let logits = on.curvature.is_some().then(|| on.prediction.id());
-        let at = |k: usize| tapes.linear.of.get(k).and_then(|t| t.id());
-        let stretch = source.zip(at(0)).and_then(|(source, loss)| Stretch::new(tapes.nodes, source, loss, at(1)));
-        let (head, cost) = match &stretch {
-            Some(stretch) => {
-                let depends = b.read(|g| Dependence::on(g, &tapes.slopes, variable.id()));
-                (stretch.classify(&depends, variable, logits, feature), HeadCost::of(stretch, &depends))
-            }
-            None => (Head { class: Class::Affine, flat: true, axes: Vec::new() }, HeadCost::default()),
+        let mut seen = Vec::new();
+        let mut sources = Vec::new();
+        let mut lanes = Vec::new();
+        for &(layer, variable) in layers {
+            let z = b.val(layer.output);
+            let place = tapes.linear.place_of(variable.id()).filter(|&place| tapes.to_loss[place]);
+            lanes.push(place.map(|_| sources.len()));
+            let Some(place) = place else { continue };
+            sources.push(Source { place, variable: variable.id() });
+            let feature = if in_weight(layer, z) { None } else { layer.form.feature_axis(z.rank()) };
+            let is_logits = on.curvature.is_some() && on.prediction.id() == variable.id();
+            seen.push(Seen { shape: variable.shape(), feature, is_logits });
+        }
+        let stretches = Stretches::new(b, tapes, &sources);
+        let (heads, costs) = (head::classify(&stretches, &seen), price::heads(&stretches, &sources));
+        let prediction = on.prediction.shape();
+        let survey = |(&(layer, _), lane): (&Placed<'_, 'g>, Option<usize>)| {
+            let z = b.val(layer.output);
+            let nothing = || Head { class: Class::Affine, flat: true, axes: Vec::new() };
+            let site = Site {
+                head: lane.map_or_else(nothing, |lane| heads[lane].clone()),
+                no_slope: lane.is_none(),
+                in_weight: in_weight(layer, z),
+                output: z.shape(),
+                prediction: prediction.clone(),
+                has_curvature: on.curvature.is_some(),
+                counts_samples: batches.counts_samples(b.val(layer.activation)),
+            };
+            Survey { site, head: lane.map_or_else(HeadCost::default, |lane| costs[lane]) }
         };
-        let site = Site {
-            head,
-            no_slope: stretch.is_none(),
-            in_weight,
-            output: z.shape(),
-            prediction: on.prediction.shape(),
-            has_curvature: on.curvature.is_some(),
-            counts_samples: counts_samples(b, b.val(layer.activation)),
-        };
-        Survey { site, head: cost }
+        layers.iter().zip(lanes).map(survey).collect()
     }
 
     /// Every estimator, with what κ and its gradient would cost.
@@ -235,29 +238,33 @@ pub fn survey<'g>(
 ) -> Vec<Result<Finding>> {
     let tape = Tape::new(b);
     let whole = linearise(&tape, &[on.loss, on.prediction], variables).ok();
-    let nodes = whole.as_ref().map(Linearised::tape_nodes).unwrap_or_default();
-    let tapes = whole.as_ref().map(|linear| Tapes::new(b, &nodes, linear));
     let above = b.read(|g| g.ancestors(&[on.loss.id()]));
-    let look = |layer: &Layer| -> Result<Finding> {
-        if !above.contains(&layer.output) {
-            return Err(Error::NotOnPath { layer: layer.name.clone(), output: on.prediction.name() });
-        }
+    let variable = |layer: &Layer| {
         let z = b.val(layer.output);
-        let variable = if in_weight(layer, z) { b.val(layer.weight) } else { z };
-        let found = match &tapes {
-            Some(tapes) if tapes.linear.place_of(variable.id()).is_some() => {
-                Survey::of(layer, on, tapes, tapes.linear.place_of(variable.id()), variable)
-            }
-            // No parameter stands before it, or a node without derivative somewhere, which need not stand between this
-            // layer and the loss.
-            _ => {
-                let tape = Tape::new(b);
-                let linear = linearise(&tape, &[on.loss, on.prediction], &[variable])?;
-                let nodes = linear.tape_nodes();
-                let source = linear.place_of(variable.id());
-                Survey::of(layer, on, &Tapes::new(b, &nodes, &linear), source, variable)
-            }
-        };
+        if in_weight(layer, z) { b.val(layer.weight) } else { z }
+    };
+    let placed = |layer: &Layer| whole.as_ref().is_some_and(|linear| linear.place_of(variable(layer).id()).is_some());
+    let (mut together, mut alone) = (Vec::new(), Vec::new());
+    for (at, layer) in layers.iter().enumerate().filter(|(_, layer)| above.contains(&layer.output)) {
+        if placed(layer) { together.push(at) } else { alone.push(at) }
+    }
+    let mut found: Vec<Result<Survey>> = layers
+        .iter()
+        .map(|layer| Err(Error::NotOnPath { layer: layer.name.clone(), output: on.prediction.name() }))
+        .collect();
+    if let Some(linear) = &whole {
+        let nodes = linear.tape_nodes();
+        let layers: Vec<Placed> = together.iter().map(|&at| (&layers[at], variable(&layers[at]))).collect();
+        let surveys = Survey::of(&layers, on, &Tapes::new(b, &nodes, linear));
+        together.into_iter().zip(surveys).for_each(|(at, survey)| found[at] = Ok(survey));
+    }
+    // No parameter stands before it, or a node without derivative somewhere, which need not stand between this layer and
+    // the loss.
+    for at in alone {
+        found[at] = by_itself(b, &layers[at], on, variable(&layers[at]));
+    }
+    let finding = |(layer, found): (&Layer, Result<Survey>)| {
+        let found = found?;
         let chosen = found.choose(layer, request)?;
         Ok(Finding {
             positions_meet: found.site.positions_meet(layer).map(str::to_string),
@@ -267,5 +274,14 @@ pub fn survey<'g>(
             why: chosen.why,
         })
     };
-    layers.iter().map(look).collect()
+    layers.iter().zip(found).map(finding).collect()
+}
+
+/// What is found of one layer by a linearisation of its own.
+fn by_itself<'g>(b: &'g Builder, layer: &Layer, on: Objective<'g>, variable: Val<'g>) -> Result<Survey> {
+    let tape = Tape::new(b);
+    let linear = linearise(&tape, &[on.loss, on.prediction], &[variable])?;
+    let nodes = linear.tape_nodes();
+    let found = Survey::of(&[(layer, variable)], on, &Tapes::new(b, &nodes, &linear)).pop();
+    found.ok_or_else(|| Error::NotOnPath { layer: layer.name.clone(), output: on.prediction.name() })
 }
