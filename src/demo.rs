@@ -244,7 +244,7 @@ impl Bench<'_> {
                 report(Event::Trained { kind, seed, outcome: &outcome });
                 outcomes[k].push(outcome);
                 if seed == 0 {
-                    onnx::save(&artifact::export(&run, None, false)?.bytes, &results.join(kind.file()))?;
+                    artifact::export(&run, None, false)?.save(&results.join(kind.file()))?;
                 }
             }
         }

@@ -4,13 +4,16 @@
 use std::{
     borrow::Cow,
     collections::BTreeMap,
+    fmt,
+    fs::File,
+    ops::Deref,
     path::{Path, PathBuf},
 };
 
 use half::{bf16, f16};
 
 pub use crate::ir::DType;
-use crate::ir::small;
+use crate::ir::{Bytes, MappedFile, small};
 
 #[cfg(target_endian = "big")]
 compile_error!("tensors are kept in the byte order of safetensors and ONNX, which is little-endian");
@@ -37,7 +40,50 @@ pub enum Error {
 pub struct Tensor {
     dtype: DType,
     shape: Vec<usize>,
-    data: Vec<u8>,
+    data: Data,
+}
+
+/// A tensor's bytes: in a file until they change, or in memory.
+#[derive(Clone, Default)]
+struct Data {
+    mapped: Option<Bytes>,
+    own: Vec<u8>,
+}
+
+impl Deref for Data {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        self.mapped.as_deref().unwrap_or(&self.own)
+    }
+}
+
+impl Data {
+    fn own(&mut self) -> &mut Vec<u8> {
+        if let Some(bytes) = self.mapped.take() {
+            self.own = bytes.to_vec();
+        }
+        &mut self.own
+    }
+}
+
+impl From<Vec<u8>> for Data {
+    fn from(own: Vec<u8>) -> Data {
+        Data { mapped: None, own }
+    }
+}
+
+impl PartialEq for Data {
+    fn eq(&self, other: &Data) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Data {}
+
+impl fmt::Debug for Data {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
 }
 
 /// Tensors by name, in the order of their names.
@@ -54,18 +100,18 @@ impl Tensor {
         if data.len() != expected {
             return Err(Error::Size { dtype, shape, expected, found: data.len() });
         }
-        Ok(Tensor { dtype, shape, data })
+        Ok(Tensor { dtype, shape, data: data.into() })
     }
 
     /// A tensor of zeros.
     pub fn zeros(dtype: DType, shape: Vec<usize>) -> Tensor {
         let data = vec![0; dtype.bytes(elements(&shape)).unwrap_or(usize::MAX)];
-        Tensor { dtype, shape, data }
+        Tensor { dtype, shape, data: data.into() }
     }
 
     /// A float32 scalar (rank 0).
     pub fn scalar(value: f32) -> Tensor {
-        Tensor { dtype: DType::F32, shape: Vec::new(), data: value.to_le_bytes().to_vec() }
+        Tensor { dtype: DType::F32, shape: Vec::new(), data: value.to_le_bytes().to_vec().into() }
     }
 
     pub fn dtype(&self) -> DType {
@@ -80,12 +126,17 @@ impl Tensor {
         &self.data
     }
 
-    pub fn into_data(self) -> Vec<u8> {
-        self.data
+    pub fn into_data(mut self) -> Vec<u8> {
+        std::mem::take(self.data.own())
+    }
+
+    /// The bytes as a graph holds them: where they are in a file they stay there.
+    pub fn into_bytes(self) -> Bytes {
+        self.data.mapped.unwrap_or_else(|| Bytes::Owned(self.data.own.into()))
     }
 
     pub fn data_mut(&mut self) -> &mut [u8] {
-        &mut self.data
+        self.data.own()
     }
 
     /// Number of elements.
@@ -102,7 +153,11 @@ impl Tensor {
     /// # Errors
     /// [`Error::Size`] if the number of elements differs.
     pub fn reshape(self, shape: Vec<usize>) -> Result<Tensor, Error> {
-        Tensor::new(self.dtype, shape, self.data)
+        let expected = self.dtype.bytes(elements(&shape)).unwrap_or(usize::MAX);
+        match self.data.len() == expected {
+            true => Ok(Tensor { shape, ..self }),
+            false => Err(Error::Size { dtype: self.dtype, shape, expected, found: self.data.len() }),
+        }
     }
 
     /// Every element as f64, in order. Integers beyond 2^53 round.
@@ -196,14 +251,28 @@ pub(crate) fn to_safetensors(dtype: DType) -> Option<safetensors::Dtype> {
     SAFETENSORS.iter().find(|row| row.0 == dtype).map(|row| row.1)
 }
 
+/// Larger files are mapped, and their tensors stay in them until they change.
+const MAPPED_FROM: u64 = 16 << 20;
+
 /// Reads every tensor of a safetensors file.
 pub fn read_safetensors(path: &Path) -> Result<Tensors, Error> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-    decode_safetensors(path, &bytes)
+    let failed = |source| Error::Io { path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed)?;
+    let found = file.metadata().map_err(failed)?;
+    if found.is_file() && found.len() >= MAPPED_FROM {
+        let file = MappedFile::new(&file, path).map_err(failed)?;
+        return tensors(path, &file.map, |data| Data { mapped: file.part(data), own: Vec::new() });
+    }
+    decode_safetensors(path, &std::fs::read(path).map_err(failed)?)
 }
 
 /// The tensors of a safetensors file whose bytes are `bytes`; `path` only names it in errors.
 pub fn decode_safetensors(path: &Path, bytes: &[u8]) -> Result<Tensors, Error> {
+    tensors(path, bytes, |data| data.to_vec().into())
+}
+
+/// The tensors in `bytes`, each with the data that `hold` makes of its own.
+fn tensors(path: &Path, bytes: &[u8], hold: impl Fn(&[u8]) -> Data) -> Result<Tensors, Error> {
     let file = safetensors::SafeTensors::deserialize(bytes)
         .map_err(|source| Error::Safetensors { path: path.to_owned(), source })?;
     file.iter()
@@ -213,7 +282,12 @@ pub fn decode_safetensors(path: &Path, bytes: &[u8]) -> Result<Tensors, Error> {
                 name: name.to_owned(),
                 dtype: view.dtype(),
             })?;
-            Ok((name.to_owned(), Tensor::new(dtype, view.shape().to_vec(), view.data().to_vec())?))
+            let data = hold(view.data());
+            let (shape, found) = (view.shape().to_vec(), data.len());
+            match dtype.bytes(elements(&shape)) {
+                Some(expected) if expected == found => Ok((name.to_owned(), Tensor { dtype, shape, data })),
+                expected => Err(Error::Size { dtype, shape, expected: expected.unwrap_or(usize::MAX), found }),
+            }
         })
         .collect()
 }

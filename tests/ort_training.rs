@@ -198,7 +198,7 @@ fn check(name: &str, case: &Case) {
 
     // Its weights in the model, by this program and by the API.
     let exported = artifact::export(&case.artifact().join("trained"), None, false).expect("a model");
-    let exported = onnx::read_bytes(&exported.bytes, None).expect("a model");
+    let exported = onnx::read_bytes(&exported.what.to_bytes(), None).expect("a model");
     let mut feeds = Tensors::new();
     case.feed(0, &mut feeds);
     let logits = values(&common::step::run(&mut session("exported", &exported), &feeds)["logits"]);
@@ -407,7 +407,7 @@ fn export_gives_the_model_back() {
         let directory = place.path().join("model.fam");
         ort_training::write(&prepared, &inference, &directory, false).expect("a written artifact");
         let exported = artifact::export(&directory, None, false).expect("a model");
-        let back = onnx::read_bytes(&exported.bytes, None).expect("a model");
+        let back = onnx::read_bytes(&exported.what.to_bytes(), None).expect("a model");
         assert_eq!(onnx::compact(&model.graph), onnx::compact(&back.graph), "{name}");
     }
 }

@@ -157,7 +157,8 @@ fn integers_come_back() {
     for (model, layer) in [("linear", "fc2"), ("conv", "conv"), ("tied", "tied"), ("clipped", "w")] {
         let directory = written(model, layer);
         let exported = artifact::export(&directory.path().join("model.fam"), None, false).expect("a model");
-        let (before, after) = (read(model).graph, onnx::read_bytes(&exported.bytes, None).expect("a model").graph);
+        let (before, after) =
+            (read(model).graph, onnx::read_bytes(&exported.what.to_bytes(), None).expect("a model").graph);
         for id in before.initializers() {
             let name = before.name_of(id);
             let found = after.find(name).map(|id| after.value(id).data.clone());

@@ -1,19 +1,21 @@
 //! The trained weights back in the inference model.
 
+use super::write::save_weights;
 use super::{manifest, ort_training, quantized};
 use crate::error::{Error, Result};
 use crate::ir::Tensor;
-use crate::onnx;
+use crate::onnx::{self, Filled};
 use crate::tensor;
 use crate::train::run;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-pub struct Exported {
-    /// The whole model file, or that of the weights.
-    pub bytes: Vec<u8>,
-    /// Whether the model had its weights in a file beside it.
-    pub external: bool,
+/// Parameters by name.
+pub type Weights = BTreeMap<String, Tensor>;
+
+/// What is exported: the model, or its weights alone.
+pub struct Exported<What> {
+    pub what: What,
     /// The file that the weights come from.
     pub weights: PathBuf,
     /// Steps of training behind them.
@@ -31,13 +33,14 @@ fn weights(source: &Path, averaged: bool) -> Result<run::Weights> {
 ///
 /// # Errors
 /// What [`run::weights`] says of `source`.
-pub fn export_weights(source: &Path, averaged: bool) -> Result<Exported> {
-    let mut found = weights(source, averaged)?;
+pub fn export_weights(source: &Path, averaged: bool) -> Result<Exported<Weights>> {
+    let found = weights(source, averaged)?;
     let parameters = &found.manifest.parameters;
-    found.tensors.retain(|name, _| parameters.iter().any(|p| p.name == *name));
-    let bytes = tensor::encode_safetensors(&found.tensors)?;
-    let parameters = found.tensors.len();
-    Ok(Exported { bytes, external: false, weights: found.parameters, step: found.step, parameters })
+    let own: HashSet<&str> = parameters.iter().map(|p| p.name.as_str()).collect();
+    let tensors = found.tensors.into_iter().filter(|(name, _)| own.contains(name.as_str()));
+    let what: Weights = tensors.map(|(name, t)| (name, stored(t))).collect();
+    let parameters = what.len();
+    Ok(Exported { what, weights: found.parameters, step: found.step, parameters })
 }
 
 /// The inference model with the weights of a run (its best, or else newest), of one checkpoint, or of an artifact; with
@@ -46,27 +49,44 @@ pub fn export_weights(source: &Path, averaged: bool) -> Result<Exported> {
 ///
 /// # Errors
 /// What [`run::weights`] or [`ort_training::export`] says of `source`; faults of the model file.
-pub fn export(source: &Path, artifact: Option<&Path>, averaged: bool) -> Result<Exported> {
+pub fn export(source: &Path, artifact: Option<&Path>, averaged: bool) -> Result<Exported<Filled>> {
     if ort_training::is_source(source) {
         if averaged {
             return Err(crate::train::Error::NoAverage { path: source.to_owned() }.into());
         }
         return ort_training::export(source, artifact);
     }
-    let found = weights(source, averaged)?;
+    let mut found = weights(source, averaged)?;
     let model = found.graphs.join(manifest::MODEL);
     let bytes = std::fs::read(&model).map_err(|source| Error::Io { path: model.clone(), source })?;
-    let parameters: BTreeMap<String, Tensor> = found
-        .manifest
-        .parameters
-        .iter()
-        .filter_map(|p| {
-            let t = found.tensors.get(&p.name)?;
-            Some((p.name.clone(), Tensor::from_bytes(t.dtype(), t.shape().to_vec(), t.data().to_vec())))
-        })
-        .collect();
-    let external = onnx::had_external_weights(&bytes);
-    let parameters = quantized::as_stored(&bytes, &model, parameters)?;
-    let filled = onnx::with_weights(&bytes, &model, &parameters)?;
-    Ok(Exported { bytes: filled, external, weights: found.parameters, step: found.step, parameters: parameters.len() })
+    let mut take = |p: &manifest::Parameter| Some((p.name.clone(), stored(found.tensors.remove(&p.name)?)));
+    let parameters: Weights = found.manifest.parameters.iter().filter_map(&mut take).collect();
+    let count = parameters.len();
+    let filled = onnx::with_weights(&bytes, &model, quantized::as_stored(&bytes, &model, parameters)?)?;
+    Ok(Exported { what: filled, weights: found.parameters, step: found.step, parameters: count })
+}
+
+impl Exported<Weights> {
+    /// Writes them as a safetensors file.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn save(&self, path: &Path) -> Result<()> {
+        save_weights(&self.what, path)
+    }
+}
+
+impl Exported<Filled> {
+    /// Writes the model, as [`Filled::save`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        self.what.save(path)
+    }
+}
+
+fn stored(t: tensor::Tensor) -> Tensor {
+    let (dtype, shape) = (t.dtype(), t.shape().to_vec());
+    Tensor { dtype, shape, bytes: t.into_bytes(), strings: Vec::new() }
 }

@@ -135,7 +135,8 @@ fn rounding_of_weight(graph: &Graph, id: NodeId) -> Option<(NodeId, NodeId)> {
     let one = graph.value(before.input(1)?).data.as_ref()?.len() == 1 && constants;
     let signed = graph.value(node.input(0)?).fact.dtype != DType::U8;
     let alike = node.inputs.iter().skip(1).eq(before.inputs.iter().skip(1));
-    let of_weight = graph.ancestors(&[fed]).is_disjoint(&graph.input_set());
+    let above = graph.ancestors(&[fed]);
+    let of_weight = !graph.inputs.iter().any(|id| above.contains(id));
     (one && signed && alike && of_weight).then_some((made_by, id))
 }
 

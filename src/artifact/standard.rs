@@ -7,12 +7,12 @@ use super::trace::{self, Opened, Traced, Way};
 use crate::cost;
 use crate::error::{Error, Result};
 use crate::flatness::{Estimator, Measure, Probes};
-use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, ValueId, fixed};
+use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, ValueId, ValueSet, fixed};
 use crate::loss::{LossModel, Settings};
 use crate::optim::{self, Optimizer, Sgd, Step};
 use crate::simplify;
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 /// Which scalar is trained.
 #[derive(Clone, Debug)]
@@ -188,7 +188,7 @@ fn assemble(model: &Model, options: &Options) -> Result<Plan> {
     let mut notes = Vec::new();
     let floats = options.train_quantized.then(|| quantized::as_floats(model, &mut notes));
     let model = floats.as_ref().unwrap_or(model);
-    let opened = trace::open(model, options, &mut notes)?;
+    let mut opened = trace::open(model, options, &mut notes)?;
     if !opened.parameters.iter().any(|p| p.trainable) {
         return Err(Error::NothingToTrain);
     }
@@ -201,39 +201,42 @@ fn assemble(model: &Model, options: &Options) -> Result<Plan> {
     let ways = traced.ways();
     drop(traced);
     let whole = simplify::emitted(b.finish()?);
-    let cutter = Cutter { model, whole: &whole, opened: &opened };
+    // What follows reads the traced graph only, and graphs are large.
+    opened.graph = Graph::default();
     let of = |map: &BTreeMap<String, String>| map.values().cloned().collect::<Vec<_>>();
-    let evaluate = match options.train_batch_norm || options.train_dropout {
-        true => evaluation(model, options, &ways)?,
-        false => cutter.evaluate(&names)?,
-    };
     let scalars: Vec<String> = std::iter::once(names.loss.clone())
         .chain(names.trained_kappa.clone())
         .chain([names.objective.clone()])
         .collect();
-    let gradient = cutter.cut("gradient", &[&scalars, &of(&names.gradients), &of(&names.statistics)])?;
-    let norm: Vec<String> = names.gradient_norm.iter().cloned().collect();
-    let train = cutter.cut("train", &[&scalars, &norm, &of(&names.steps), &of(&names.statistics)])?;
-    let optimizer = optimizer(model, &whole, &names, options)?;
-    let graphs = vec![
-        ("gradient.onnx", gradient),
-        ("optimizer.onnx", optimizer),
-        ("train.onnx", train),
-        ("evaluate.onnx", evaluate),
-    ];
-    let without =
-        cutter.cut("plain", &[std::slice::from_ref(&names.loss), &names.plain_steps, &of(&names.statistics)])?;
-    let memory = |model: &Model| cost::memory::of_graph(&model.graph);
-    let memory = Memory { plain: memory(&without), whole: memory(&graphs[2].1) };
     let loss = std::slice::from_ref(&names.loss);
     let forward = size(&whole, &[loss]);
     let plain = size(&whole, &[loss, &names.plain, &of(&names.statistics)]);
     let with_kappa = size(&whole, &[&scalars, &of(&names.gradients), &of(&names.statistics)]);
     let beyond =
         |a: Size, b: Size| Size { nodes: a.nodes.saturating_sub(b.nodes), flops: (a.flops - b.flops).max(0.0) };
+    let memory = |model: Model| cost::memory::of_graph(&model.graph);
+    let cutter = Cutter { model, whole: &whole, opened: &opened };
+    let plain_memory = memory(cutter.cut("plain", &[loss, &names.plain_steps, &of(&names.statistics)])?);
+    let evaluate = match options.train_batch_norm || options.train_dropout {
+        true => evaluation(model, options, &ways)?,
+        false => cutter.evaluate(&names)?,
+    };
+    let gradient = cutter.cut("gradient", &[&scalars, &of(&names.gradients), &of(&names.statistics)])?;
+    let optimizer = optimizer(model, &whole, &names, options)?;
+    let norm: Vec<String> = names.gradient_norm.iter().cloned().collect();
+    let keep = cutter.keep();
+    let outputs = [&scalars[..], &norm, &of(&names.steps), &of(&names.statistics)].concat();
+    let train = cut_off(model, whole, "train", &outputs, &|id| keep.contains(&id));
+    let memory = Memory { plain: plain_memory, whole: cost::memory::of_graph(&train.graph) };
     let report =
         Report { layers, forward, plain: beyond(plain, forward), fam: beyond(with_kappa, plain), memory, notes };
-    let opset = crate::onnx::opset(&graphs[2].1);
+    let opset = crate::onnx::opset(&train);
+    let graphs = vec![
+        ("gradient.onnx", gradient),
+        ("optimizer.onnx", optimizer),
+        ("train.onnx", train),
+        ("evaluate.onnx", evaluate),
+    ];
     let manifest = Manifest { opset: u32::try_from(opset).unwrap_or_default(), ..manifest };
     let tensors = initial_tensors(model, &manifest);
     Ok(Plan { manifest, graphs, tensors, report })
@@ -385,11 +388,31 @@ impl Cutter<'_> {
 
     /// The graph of these outputs, with the model's inputs, every parameter, and whatever else it reads.
     fn cut(&self, name: &str, outputs: &[&[String]]) -> Result<Model> {
-        let keep: HashSet<ValueId> = {
-            let own = self.opened.inputs.iter().filter_map(|n| self.whole.find(n));
-            own.chain(self.opened.parameters.iter().map(|p| p.value)).collect()
-        };
+        let keep = self.keep();
         cut(self.model, self.whole, name, &outputs.concat(), &|id| keep.contains(&id))
+    }
+
+    /// The model's inputs and parameters.
+    fn keep(&self) -> ValueSet {
+        let own = self.opened.inputs.iter().filter_map(|n| self.whole.find(n));
+        own.chain(self.opened.parameters.iter().map(|p| p.value)).collect()
+    }
+}
+
+/// What is cut out of a graph.
+struct Outline {
+    inputs: Vec<ValueId>,
+    outputs: Vec<ValueId>,
+    live: ValueSet,
+}
+
+impl Outline {
+    fn of(whole: &Graph, outputs: &[String], keep: &dyn Fn(ValueId) -> bool) -> Outline {
+        let known = whole.by_name();
+        let outputs: Vec<ValueId> = outputs.iter().filter_map(|n| known.get(n.as_str()).copied()).collect();
+        let live = whole.ancestors(&outputs);
+        let inputs = whole.inputs.iter().copied().filter(|id| live.contains(id) || keep(*id)).collect();
+        Outline { inputs, outputs, live }
     }
 }
 
@@ -400,13 +423,19 @@ pub(super) fn cut(
     outputs: &[String],
     keep: &dyn Fn(ValueId) -> bool,
 ) -> Result<Model> {
-    let known = whole.by_name();
-    let outputs: Vec<ValueId> = outputs.iter().filter_map(|n| known.get(n.as_str()).copied()).collect();
-    let live = whole.ancestors(&outputs);
-    let inputs: Vec<ValueId> = whole.inputs.iter().copied().filter(|id| live.contains(id) || keep(*id)).collect();
-    let part = simplify::direct_outputs(simplify::part(whole, &inputs, &outputs, &live));
-    let graph = Graph { name: name.to_string(), ..part };
-    Ok(Model { graph, metadata: Vec::new(), doc: String::new(), ..model.around() })
+    let Outline { inputs, outputs, live } = Outline::of(whole, outputs, keep);
+    Ok(named(model, name, simplify::part(whole, &inputs, &outputs, &live)))
+}
+
+/// As [`cut`], of a graph that is not needed any more.
+fn cut_off(model: &Model, whole: Graph, name: &str, outputs: &[String], keep: &dyn Fn(ValueId) -> bool) -> Model {
+    let Outline { inputs, outputs, live } = Outline::of(&whole, outputs, keep);
+    named(model, name, simplify::into_part(whole, &inputs, &outputs, &live))
+}
+
+fn named(model: &Model, name: &str, part: Graph) -> Model {
+    let graph = Graph { name: name.to_string(), ..simplify::direct_outputs(part) };
+    Model { graph, metadata: Vec::new(), doc: String::new(), ..model.around() }
 }
 
 /// Parameters, gradients, state and the learning rate → new parameters and state, and the gradients' norm.

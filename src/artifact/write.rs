@@ -96,7 +96,9 @@ pub fn write(plan: &Plan, inference: &[u8], directory: &Path, force: bool) -> Re
     }
     save(manifest::MODEL, inference)?;
     let parameters = draft.path().join(manifest::PARAMETERS);
-    let sha256 = save_tensors(&plan.tensors, &parameters, &directory.join(manifest::PARAMETERS))?;
+    let known = directory.join(manifest::PARAMETERS);
+    save_tensors(&plan.tensors, &parameters, &known)?;
+    let sha256 = manifest::sha256_file(&parameters).map_err(at(&known))?;
     manifest.files.insert(manifest::PARAMETERS.to_string(), FileEntry { sha256 });
     let text = manifest.to_json()?;
     files::write(&draft.path().join(manifest::FILE), text.as_bytes()).map_err(at(&directory.join(manifest::FILE)))?;
@@ -134,8 +136,8 @@ impl View for Stored<'_> {
     }
 }
 
-/// Writes the tensors to a file of a draft that will be known as `known`; its SHA-256.
-fn save_tensors(tensors: &BTreeMap<String, Tensor>, file: &Path, known: &Path) -> Result<String> {
+/// Writes the tensors to a file of a draft that will be known as `known`.
+fn save_tensors(tensors: &BTreeMap<String, Tensor>, file: &Path, known: &Path) -> Result<()> {
     let mut stored: Vec<(&String, Stored)> = Vec::new();
     for (name, tensor) in tensors {
         let dtype = tensor::to_safetensors(tensor.dtype).ok_or(tensor::Error::Strings)?;
@@ -148,12 +150,23 @@ fn save_tensors(tensors: &BTreeMap<String, Tensor>, file: &Path, known: &Path) -
         Err(SafeTensorError::IoError(error)) => return Err(at(known)(error)),
         Err(source) => return Err(tensor::Error::Encode { source }.into()),
     }
-    let digest = || {
+    let finished = || {
         fs::set_permissions(file, permissions)?;
-        fs::File::open(file)?.sync_all()?;
-        manifest::sha256_file(file)
+        fs::File::open(file)?.sync_all()
     };
-    digest().map_err(at(known))
+    finished().map_err(at(known))
+}
+
+/// Writes the tensors to a safetensors file: whole or not at all.
+pub(super) fn save_weights(tensors: &BTreeMap<String, Tensor>, path: &Path) -> Result<()> {
+    let draft = files::draft_beside(path, files::UNFINISHED).map_err(at(path))?;
+    let file = draft.path().join(manifest::PARAMETERS);
+    save_tensors(tensors, &file, path)?;
+    let rename = || {
+        fs::rename(&file, path)?;
+        files::sync_directory(&files::parent(path))
+    };
+    rename().map_err(at(path))
 }
 
 /// Moves the draft to its final name; what stood there before is moved aside first and removed last.

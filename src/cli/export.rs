@@ -44,23 +44,23 @@ enum Format {
 
 impl Export {
     pub fn run(&self, output: &Output) -> Result<()> {
-        let exported = match self.format {
-            Format::Onnx => artifact::export(&self.source, self.artifact.as_deref(), self.ema)?,
-            Format::Safetensors => artifact::export_weights(&self.source, self.ema)?,
-        };
-        match self.format {
-            Format::Onnx => crate::onnx::save_model(&exported.bytes, &self.output, exported.external)?,
-            Format::Safetensors => crate::onnx::save(&exported.bytes, &self.output)?,
-        }
-        let from = exported.weights.display();
-        let text = match self.format {
-            Format::Onnx => format!("{} with the weights of {from}\n", self.output.display()),
+        let (from, parameters, what) = match self.format {
+            Format::Onnx => {
+                let exported = artifact::export(&self.source, self.artifact.as_deref(), self.ema)?;
+                exported.save(&self.output)?;
+                (exported.weights, exported.parameters, String::new())
+            }
             Format::Safetensors => {
-                format!("{} with {} tensors of {from}\n", self.output.display(), exported.parameters)
+                let exported = artifact::export_weights(&self.source, self.ema)?;
+                exported.save(&self.output)?;
+                (exported.weights, exported.parameters, format!("{} tensors", exported.parameters))
             }
         };
+        let from = from.display();
+        let what = if what.is_empty() { "the weights" } else { &what };
+        let text = format!("{} with {what} of {from}\n", self.output.display());
         output.result(&text, || {
-            json!({"version": 1, "path": self.output.display().to_string(), "weights": from.to_string(), "parameters": exported.parameters})
+            json!({"version": 1, "path": self.output.display().to_string(), "weights": from.to_string(), "parameters": parameters})
         })
     }
 }

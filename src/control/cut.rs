@@ -5,9 +5,9 @@
 //! Only values of the forward body are handed out; what a rule computes from them is computed again.
 
 use super::Repeat;
-use crate::ir::{Attr, Builder, Dim, Fact, Graph, Node, NodeId, Tensor, Val, ValueId};
+use crate::ir::{Attr, Builder, Dim, Fact, Graph, Node, NodeId, Tensor, Val, ValueId, ValueSet};
 use crate::ops::Fault;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 /// Where the new body has a value from.
 #[derive(Clone, Copy)]
@@ -30,7 +30,7 @@ pub(super) struct Cut<'g, 'a> {
     pub original: u32,
     /// The new body's inputs.
     pub inputs: &'a [ValueId],
-    varying: HashSet<ValueId>,
+    varying: ValueSet,
     outside: HashMap<ValueId, Option<Val<'g>>>,
     places: HashMap<ValueId, Place<'g>>,
 }
@@ -98,8 +98,7 @@ impl<'g, 'a> Cut<'g, 'a> {
             return *known;
         }
         let needed = self.graph.ancestors(&[id]);
-        let mut ids: Vec<ValueId> = needed.iter().copied().filter(|id| !self.outside.contains_key(id)).collect();
-        ids.sort_unstable();
+        let ids: Vec<ValueId> = needed.iter().filter(|id| !self.outside.contains_key(id)).collect();
         for id in ids {
             let value = self.graph.value(id);
             if value.producer.is_none() {
@@ -241,7 +240,7 @@ fn extend(b: &Builder, node: NodeId, repeat: &Repeat, body: Graph, after: usize)
     let there = repeat.body.outputs.len() - after;
     let mut attrs = b.read(|g| g.node(node).attrs.clone());
     for name in ["scan_output_axes", "scan_output_directions"] {
-        if let Some(Attr::Ints(all)) = attrs.0.get_mut(name) {
+        if let Some(Attr::Ints(all)) = attrs.get_mut(name) {
             all.extend(vec![0; more]);
         }
     }

@@ -424,7 +424,7 @@ pub(crate) fn scan<'g>(
     let mut attrs = Attrs::new().with("num_scan_inputs", sequences.len() as i64).with("body", body);
     let mut list = |name: &str, values: Vec<i64>| {
         if values.iter().any(|&v| v != 0) {
-            attrs.0.insert(name.to_string(), values.into());
+            attrs.insert(name, values.into());
         }
     };
     list("scan_input_axes", sequences.iter().map(|s| s.axis as i64).collect());

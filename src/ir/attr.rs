@@ -1,7 +1,6 @@
 //! Node attributes.
 
 use super::{Graph, Tensor};
-use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -18,9 +17,9 @@ pub enum Attr {
     Strs(Vec<String>),
 }
 
-/// Attributes by name, sorted, so that equal nodes compare and print equal.
+/// Attributes by name, sorted, so that equal nodes compare and print equal. Copies share them until one changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Attrs(pub BTreeMap<String, Attr>);
+pub struct Attrs(Option<Arc<Vec<(String, Attr)>>>);
 
 impl Attrs {
     pub fn new() -> Attrs {
@@ -29,12 +28,68 @@ impl Attrs {
 
     /// `Attrs::new().with("axis", 1).with("mode", "edge")`
     pub fn with(mut self, name: &str, value: impl Into<Attr>) -> Attrs {
-        self.0.insert(name.to_string(), value.into());
+        self.insert(name, value.into());
         self
     }
 
+    fn all(&self) -> &[(String, Attr)] {
+        self.0.as_deref().map_or(&[], Vec::as_slice)
+    }
+
+    fn all_mut(&mut self) -> &mut Vec<(String, Attr)> {
+        Arc::make_mut(self.0.get_or_insert_default())
+    }
+
+    fn place(&self, name: &str) -> Result<usize, usize> {
+        self.all().binary_search_by(|(known, _)| known.as_str().cmp(name))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.all().is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Attr)> {
+        self.all().iter().map(|(name, attr)| (name.as_str(), attr))
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.iter().map(|(name, _)| name)
+    }
+
+    pub fn values(&self) -> impl Iterator<Item = &Attr> {
+        self.iter().map(|(_, attr)| attr)
+    }
+
     pub fn get(&self, name: &str) -> Option<&Attr> {
-        self.0.get(name)
+        self.place(name).ok().map(|at| &self.all()[at].1)
+    }
+
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut Attr> {
+        let at = self.place(name).ok()?;
+        Some(&mut self.all_mut()[at].1)
+    }
+
+    /// What the name stood for before.
+    pub fn insert(&mut self, name: &str, value: Attr) -> Option<Attr> {
+        match self.place(name) {
+            Ok(at) => Some(std::mem::replace(&mut self.all_mut()[at].1, value)),
+            Err(at) => {
+                let all = self.all_mut();
+                // Most nodes have one or two.
+                all.reserve_exact(1);
+                all.insert(at, (name.to_string(), value));
+                None
+            }
+        }
+    }
+
+    pub fn remove(&mut self, name: &str) -> Option<Attr> {
+        let at = self.place(name).ok()?;
+        let (_, attr) = self.all_mut().remove(at);
+        if self.is_empty() {
+            self.0 = None;
+        }
+        Some(attr)
     }
 
     pub fn int(&self, name: &str) -> Option<i64> {
@@ -67,14 +122,17 @@ impl Attrs {
 
     /// The bodies, in the order of their attributes' names.
     pub fn graphs(&self) -> impl Iterator<Item = &Arc<Graph>> {
-        self.0.values().filter_map(|attr| match attr {
+        self.values().filter_map(|attr| match attr {
             Attr::Graph(graph) => Some(graph),
             _ => None,
         })
     }
 
     pub fn graphs_mut(&mut self) -> impl Iterator<Item = &mut Graph> {
-        self.0.values_mut().filter_map(|attr| match attr {
+        // What holds no body stays shared.
+        let any = self.graphs().next().is_some();
+        let attrs = if any { self.all_mut().as_mut_slice() } else { &mut [] };
+        attrs.iter_mut().filter_map(|(_, attr)| match attr {
             Attr::Graph(graph) => Some(Arc::make_mut(graph)),
             _ => None,
         })
@@ -85,6 +143,16 @@ impl Attrs {
             Some(Attr::Ints(v)) => Some(v),
             _ => None,
         }
+    }
+}
+
+impl FromIterator<(String, Attr)> for Attrs {
+    fn from_iter<I: IntoIterator<Item = (String, Attr)>>(attrs: I) -> Attrs {
+        let mut all = Attrs::new();
+        for (name, attr) in attrs {
+            all.insert(&name, attr);
+        }
+        all
     }
 }
 

@@ -3,12 +3,15 @@
 //! A fault (a shape that does not fit, an unknown operator) is kept and returned by [`Builder::finish`]; until then the
 //! builder hands out values of unknown rank, so that rules stay formulas without `?`.
 
+use super::known::{Key, Known};
 use super::{Attrs, DType, Dim, Fact, Graph, Node, NodeId, Tensor, Val, Value, ValueId, broadcast_named, count};
 use crate::error::{Error, Result};
 use crate::ops::{self, Fault};
 use crate::simplify::{self, Range};
+use foldhash::{HashMap, HashSet};
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap as AnyMap;
+use std::hash::BuildHasher;
 
 /// Constants of at most this many elements are folded.
 const FOLD_LIMIT: usize = 4096;
@@ -23,14 +26,11 @@ pub struct Builder {
     ranges: RefCell<Vec<Range>>,
 }
 
-/// What a node computes: operator, inputs, attributes.
-type NodeKey = (String, Vec<Option<ValueId>>, Attrs);
-
 #[derive(Default)]
 struct State {
     graph: Graph,
     /// Nodes already there, by what they compute.
-    nodes: HashMap<NodeKey, Vec<ValueId>>,
+    nodes: Known,
     constants: HashMap<Tensor, ValueId>,
     /// Values whose data may be computed with: constants made here and imported integers, never weights.
     foldable: HashSet<ValueId>,
@@ -189,8 +189,7 @@ impl Builder {
                 state.captured_by.entry(id).or_default().push(NodeId(k as u32));
             }
             if ops::is_pure(&node.op) && node.domain.is_empty() && node.outputs.iter().all(Option::is_some) {
-                let key = (node.op.clone(), node.inputs.clone(), node.attrs.clone());
-                state.nodes.entry(key).or_insert_with(|| node.outputs.iter().flatten().copied().collect());
+                state.nodes.add(&graph, (&node.op, &node.inputs, &node.attrs), NodeId(k as u32));
             }
         }
         state.named = graph.values.len() as u32;
@@ -365,19 +364,21 @@ impl Builder {
         if ops::is_commutative(op) {
             keyed.sort();
         }
-        let key = (op.to_string(), keyed, attrs);
         let pure = ops::is_pure(op);
-        let found = if pure { self.state.borrow().nodes.get(&key).cloned() } else { None };
+        let found = {
+            let s = self.state.borrow();
+            let known = if pure { s.nodes.get(&s.graph, (op, &keyed, &attrs)) } else { None };
+            known.map(|node| s.graph.node(node).outputs.iter().map_while(|id| *id).collect::<Vec<_>>())
+        };
         if let Some(found) = found {
             let optional = ops::has_optional_outputs(op);
             if found.len() == outputs || (optional && found.len() > outputs) {
                 return found.into_iter().take(outputs).map(|id| self.val(id)).collect();
             }
-            if optional && let Some(grown) = self.add_outputs(&key, &found, outputs) {
+            if optional && let Some(grown) = self.add_outputs((op, &keyed, &attrs), &found, outputs) {
                 return grown;
             }
         }
-        let attrs = key.2.clone();
         let facts = match self.facts(op, &ids, &attrs, outputs) {
             Ok(facts) => facts,
             Err(error) => {
@@ -406,18 +407,19 @@ impl Builder {
         if let Some(tensor) = unknown {
             self.fault(Error::MissingInput { tensor });
         }
-        let node = Node { name, op: op.to_string(), inputs: ids, attrs, captures, ..Node::default() };
+        let node = Node { name, op: op.to_string(), inputs: ids, attrs: attrs.clone(), captures, ..Node::default() };
         let made = self.push(node, &names, facts);
-        let ids: Vec<ValueId> = made.iter().flatten().map(|v| v.id()).collect();
         if pure {
-            self.state.borrow_mut().nodes.insert(key, ids);
+            let s = &mut *self.state.borrow_mut();
+            let node = NodeId(s.graph.nodes.len() as u32 - 1);
+            s.nodes.replace(&s.graph, (op, &keyed, &attrs), node);
         }
         made.into_iter().flatten().collect()
     }
 
     /// More optional outputs for a node that is there; `None` if it cannot have them.
-    fn add_outputs<'g>(&'g self, key: &NodeKey, found: &[ValueId], outputs: usize) -> Option<Vec<Val<'g>>> {
-        let facts = self.facts(&key.0, &key.1, &key.2, outputs).ok()?;
+    fn add_outputs<'g>(&'g self, key: Key<'_>, found: &[ValueId], outputs: usize) -> Option<Vec<Val<'g>>> {
+        let facts = self.facts(key.0, key.1, key.2, outputs).ok()?;
         let mut ids = found.to_vec();
         let mut s = self.state.borrow_mut();
         let producer = s.graph.value(*ids.first()?).producer?;
@@ -427,7 +429,6 @@ impl Builder {
             ids.push(s.add_value(name, fact, None, Some(producer)));
         }
         s.graph.nodes[producer.0 as usize].outputs = ids.iter().copied().map(Some).collect();
-        s.nodes.insert(key.clone(), ids.clone());
         drop(s);
         Some(ids.into_iter().map(|id| self.val(id)).collect())
     }
@@ -480,12 +481,13 @@ impl Builder {
                 (None, None) => Fact::unknown(DType::F32),
             })
             .collect();
-        let key = (node.op.clone(), node.inputs.clone(), node.attrs.clone());
         let pure = ops::is_pure(&node.op) && node.domain.is_empty() && names.iter().all(Option::is_some);
         let made = self.push(node, names, facts);
         if pure {
-            let ids: Vec<ValueId> = made.iter().flatten().map(|v| v.id()).collect();
-            self.state.borrow_mut().nodes.entry(key).or_insert(ids);
+            let s = &mut *self.state.borrow_mut();
+            let id = NodeId(s.graph.nodes.len() as u32 - 1);
+            let node = s.graph.node(id);
+            s.nodes.add(&s.graph, (&node.op, &node.inputs, &node.attrs), id);
         }
         made
     }
@@ -496,7 +498,7 @@ impl Builder {
         &'g self,
         from: &Graph,
         node: &Node,
-        values: &HashMap<ValueId, Val<'g>>,
+        values: &AnyMap<ValueId, Val<'g>, impl BuildHasher>,
     ) -> Vec<(ValueId, Val<'g>)> {
         let moved = |id: &ValueId| values.get(id).map(|v| v.id());
         let mut copy = node.clone();
@@ -518,7 +520,7 @@ impl Builder {
         &'g self,
         from: &Graph,
         node: &Node,
-        values: &HashMap<ValueId, Val<'g>>,
+        values: &AnyMap<ValueId, Val<'g>, impl BuildHasher>,
     ) -> Vec<(ValueId, Val<'g>)> {
         let mut named = from.clone();
         for id in node.outputs.iter().flatten() {
@@ -542,7 +544,7 @@ impl Builder {
     /// Gives a node other attributes and further outputs, behind the first `there` it has or leaves out.
     pub fn extend_node(&self, node: NodeId, attrs: Attrs, there: usize, facts: Vec<Fact>) {
         let mut s = self.state.borrow_mut();
-        let mut old = HashSet::new();
+        let mut old = HashSet::default();
         s.graph.node(node).attrs.graphs().for_each(|body| body.own_names(&mut old));
         s.names.retain(|name| !old.contains(name));
         let mut changed = Node { attrs, ..s.graph.node(node).clone() };

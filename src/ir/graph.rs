@@ -1,7 +1,9 @@
 //! The arena of values and nodes, and the model around it.
 
 use super::{Attrs, Fact, Tensor};
-use std::collections::{HashMap, HashSet};
+use foldhash::{HashMap, HashSet};
+use std::collections::HashSet as AnySet;
+use std::hash::BuildHasher;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ValueId(pub u32);
@@ -110,7 +112,7 @@ impl Graph {
         self.value_ids().rev().map(|id| (self.name_of(id), id)).collect()
     }
 
-    pub fn input_set(&self) -> HashSet<ValueId> {
+    pub fn input_set(&self) -> ValueSet {
         self.inputs.iter().copied().collect()
     }
 
@@ -121,7 +123,7 @@ impl Graph {
             let value = self.value(*id);
             value.producer.is_none() && value.data.is_none() && !inputs.contains(id)
         };
-        let mut seen = HashSet::new();
+        let mut seen = HashSet::default();
         let reads = self.nodes.iter().flat_map(Node::reads).chain(self.outputs.iter().copied());
         reads.filter(|id| open(id) && seen.insert(*id)).collect()
     }
@@ -141,7 +143,7 @@ impl Graph {
     }
 
     /// Every name of a value or node in this graph and in the bodies inside, those of captured values left out.
-    pub fn own_names(&self, names: &mut HashSet<String>) {
+    pub fn own_names(&self, names: &mut AnySet<String, impl BuildHasher>) {
         let captured: HashSet<ValueId> = self.captured().into_iter().collect();
         names.extend(self.value_ids().filter(|id| !captured.contains(id)).map(|id| self.name_of(id).to_string()));
         for node in &self.nodes {
@@ -161,7 +163,7 @@ impl Graph {
 
     /// The nodes that read each value.
     pub fn uses(&self) -> HashMap<ValueId, Vec<NodeId>> {
-        let mut uses: HashMap<ValueId, Vec<NodeId>> = HashMap::new();
+        let mut uses: HashMap<ValueId, Vec<NodeId>> = HashMap::default();
         for id in self.node_ids() {
             for input in self.node(id).reads() {
                 uses.entry(input).or_default().push(id);
@@ -171,28 +173,71 @@ impl Graph {
     }
 
     /// Everything that `of` is computed from, `of` included.
-    pub fn ancestors(&self, of: &[ValueId]) -> HashSet<ValueId> {
-        let mut seen: HashSet<ValueId> = HashSet::new();
+    pub fn ancestors(&self, of: &[ValueId]) -> ValueSet {
+        let mut seen = ValueSet::default();
         let mut stack = of.to_vec();
         while let Some(id) = stack.pop() {
             if seen.insert(id)
                 && let Some(node) = self.value(id).producer
             {
-                stack.extend(self.node(node).reads());
+                stack.extend(self.node(node).reads().filter(|id| !seen.contains(id)));
             }
         }
         seen
     }
 
     /// Everything computed from `from`, `from` included.
-    pub fn descendants(&self, from: &[ValueId]) -> HashSet<ValueId> {
-        let mut seen: HashSet<ValueId> = from.iter().copied().collect();
+    pub fn descendants(&self, from: &[ValueId]) -> ValueSet {
+        let mut seen: ValueSet = from.iter().copied().collect();
         for node in &self.nodes {
             if node.reads().any(|id| seen.contains(&id)) {
-                seen.extend(node.outputs.iter().flatten());
+                seen.extend(node.outputs.iter().flatten().copied());
             }
         }
         seen
+    }
+}
+
+/// Some values of a graph, a bit each.
+#[derive(Clone, Debug, Default)]
+pub struct ValueSet(Vec<u64>);
+
+impl ValueSet {
+    pub fn contains(&self, id: &ValueId) -> bool {
+        self.0.get(id.0 as usize / 64).is_some_and(|word| word >> (id.0 % 64) & 1 != 0)
+    }
+
+    /// In the order of their ids.
+    pub fn iter(&self) -> impl Iterator<Item = ValueId> + '_ {
+        (0..64 * self.0.len() as u32).map(ValueId).filter(|id| self.contains(id))
+    }
+
+    /// Whether it is new.
+    pub fn insert(&mut self, id: ValueId) -> bool {
+        let at = id.0 as usize / 64;
+        if at >= self.0.len() {
+            self.0.resize(at + 1, 0);
+        }
+        let (word, bit) = (&mut self.0[at], 1 << (id.0 % 64));
+        let new = *word & bit == 0;
+        *word |= bit;
+        new
+    }
+}
+
+impl Extend<ValueId> for ValueSet {
+    fn extend<I: IntoIterator<Item = ValueId>>(&mut self, ids: I) {
+        for id in ids {
+            self.insert(id);
+        }
+    }
+}
+
+impl FromIterator<ValueId> for ValueSet {
+    fn from_iter<I: IntoIterator<Item = ValueId>>(ids: I) -> ValueSet {
+        let mut set = ValueSet::default();
+        set.extend(ids);
+        set
     }
 }
 

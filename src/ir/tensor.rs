@@ -15,10 +15,42 @@ pub enum Bytes {
     Mapped { file: Arc<MappedFile>, offset: usize, len: usize },
 }
 
-/// A file of weights, mapped for reading.
+/// A file with weights, mapped for reading.
 pub struct MappedFile {
     pub path: PathBuf,
     pub map: Mmap,
+    /// It is a whole model, not a file of weights beside one.
+    pub is_model: bool,
+}
+
+impl MappedFile {
+    /// A file of weights.
+    ///
+    /// # Errors
+    /// Those of mapping it.
+    pub fn new(file: &File, path: &Path) -> std::io::Result<Arc<MappedFile>> {
+        MappedFile::of(file, path, false)
+    }
+
+    /// The file of a model.
+    pub(crate) fn model(file: &File, path: &Path) -> std::io::Result<Arc<MappedFile>> {
+        MappedFile::of(file, path, true)
+    }
+
+    #[allow(unsafe_code)]
+    fn of(file: &File, path: &Path, is_model: bool) -> std::io::Result<Arc<MappedFile>> {
+        // SAFETY: the map is only read. Bytes change under it only if another process writes into the file in place while
+        // it is in use; writers of models and weights, this one included, replace files instead.
+        let map = unsafe { Mmap::map(file) }?;
+        Ok(Arc::new(MappedFile { path: path.to_owned(), map, is_model }))
+    }
+
+    /// Bytes as a part of the file, if they are one.
+    pub(crate) fn part(self: &Arc<Self>, bytes: &[u8]) -> Option<Bytes> {
+        let offset = (bytes.as_ptr() as usize).checked_sub(self.map.as_ptr() as usize)?;
+        let end = offset.checked_add(bytes.len()).filter(|&end| end <= self.map.len());
+        end.map(|_| Bytes::Mapped { file: self.clone(), offset, len: bytes.len() })
+    }
 }
 
 impl std::ops::Deref for Bytes {

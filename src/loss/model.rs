@@ -65,7 +65,7 @@ impl LossModel {
             let (name, fact) = (graph.name_of(target).to_string(), graph.value(target).fact.to_string());
             return Err(fault(LossModelFault::TargetShape { name, fact }));
         }
-        let subgraph = |node: &&Node| node.attrs.0.values().any(|a| matches!(a, Attr::Graph(_)));
+        let subgraph = |node: &&Node| node.attrs.values().any(|a| matches!(a, Attr::Graph(_)));
         if let Some(node) = graph.nodes.iter().find(subgraph) {
             return Err(fault(LossModelFault::Subgraph { node: node.name.clone(), op: node.op.clone() }));
         }

@@ -3,7 +3,6 @@
 use super::fault::ExternalFault;
 use super::proto::StringStringEntryProto;
 use crate::ir::{Bytes, MappedFile};
-use memmap2::Mmap;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,15 +12,22 @@ use std::sync::Arc;
 /// The model's folder and the files mapped from it.
 pub(super) struct Folder {
     dir: Option<PathBuf>,
+    /// The model's own file, where it is mapped.
+    model: Option<Arc<MappedFile>>,
     maps: RefCell<HashMap<PathBuf, Arc<MappedFile>>>,
     /// Bytes that sparse tensors may still take as dense ones.
     room: Cell<u64>,
 }
 
 impl Folder {
+    /// The folder of a model in that file.
+    pub fn around(model: Option<Arc<MappedFile>>, dir: Option<&Path>, unpacked: u64) -> Folder {
+        Folder { model, ..Folder::new(dir, unpacked) }
+    }
+
     pub fn new(dir: Option<&Path>, unpacked: u64) -> Folder {
         let here = |dir: &Path| if dir.as_os_str().is_empty() { PathBuf::from(".") } else { dir.to_path_buf() };
-        Folder { dir: dir.map(here), maps: RefCell::default(), room: Cell::new(unpacked) }
+        Folder { dir: dir.map(here), model: None, maps: RefCell::default(), room: Cell::new(unpacked) }
     }
 
     /// Takes `size` bytes for a dense tensor; the bytes there were, where these are too many.
@@ -59,18 +65,19 @@ impl Folder {
         Ok(Bytes::Mapped { file, offset: offset as usize, len: size })
     }
 
-    #[allow(unsafe_code)]
+    /// The bytes as a part of the model's own file, if they are one.
+    pub fn inside(&self, bytes: &[u8]) -> Option<Bytes> {
+        self.model.as_ref()?.part(bytes)
+    }
+
     fn map(&self, location: &str) -> Result<Arc<MappedFile>, ExternalFault> {
         let path = self.resolve(location)?;
         if let Some(map) = self.maps.borrow().get(&path) {
             return Ok(map.clone());
         }
         let unreadable = |reason: String| ExternalFault::Unreadable { path: path.clone(), reason };
-        let file = File::open(&path).map_err(|e| unreadable(e.to_string()))?;
-        // SAFETY: the map is only read. Bytes change under it only if another process writes into the data file in
-        // place while the model is in use; writers of models, this one included, replace files instead.
-        let map = unsafe { Mmap::map(&file) }.map_err(|e| unreadable(e.to_string()))?;
-        let file = Arc::new(MappedFile { path: path.clone(), map });
+        let file = File::open(&path).and_then(|file| MappedFile::new(&file, &path));
+        let file = file.map_err(|e| unreadable(e.to_string()))?;
         self.maps.borrow_mut().insert(path, file.clone());
         Ok(file)
     }

@@ -9,6 +9,7 @@ mod apart;
 mod bodies;
 mod check;
 mod dims;
+mod encoded;
 mod external;
 mod facts;
 mod fault;
@@ -40,7 +41,7 @@ pub use ort_optimizer::{OrtOptimizer, ort_optimizer};
 pub use read::{read, read_bytes, read_bytes_within, read_within};
 pub use signature::{Signature, signature};
 pub use text::{TextOptions, compact, graph_text, text};
-pub use weights::{had_external_weights, integer_weights, save, save_model, with_weights, without_weights};
+pub use weights::{Filled, integer_weights, save, with_weights, without_weights};
 pub use write::{External, opset, to_bytes, write, write_with};
 
 /// The opsets that [`read`] accepts.

@@ -13,13 +13,15 @@ use super::{OPSETS, bodies, check, types};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::ir::Bytes as Weights;
-use crate::ir::{Attr, Attrs, Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, ValueId, refine};
+use crate::ir::{Attr, Attrs, Builder, DType, Dim, Fact, Graph, MappedFile, Model, Node, Tensor, Val, ValueId, refine};
 use crate::limits::Limits;
 use prost::Message;
 use prost::bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Reads a model file; external data is looked for in its folder.
 pub fn read(path: &Path) -> Result<Model> {
@@ -28,8 +30,8 @@ pub fn read(path: &Path) -> Result<Model> {
 
 /// As [`read`], with limits of one's own.
 pub fn read_within(path: &Path, limits: &Limits) -> Result<Model> {
-    let bytes = file_bytes(path)?;
-    parse(bytes.into(), &path.display().to_string(), path.parent(), limits)
+    let ModelFile { bytes, map } = file_bytes(path)?;
+    parse(bytes, map, &path.display().to_string(), path.parent(), limits)
 }
 
 /// Reads a model from memory; `dir` is the folder of its external data.
@@ -39,21 +41,52 @@ pub fn read_bytes(bytes: &[u8], dir: Option<&Path>) -> Result<Model> {
 
 /// As [`read_bytes`], with limits of one's own.
 pub fn read_bytes_within(bytes: &[u8], dir: Option<&Path>, limits: &Limits) -> Result<Model> {
-    parse(Bytes::copy_from_slice(bytes), "model", dir, limits)
+    parse(Bytes::copy_from_slice(bytes), None, "model", dir, limits)
 }
 
 /// What is in a model file. A protobuf message has no more than 2 GB.
-pub(super) fn file_bytes(path: &Path) -> Result<Vec<u8>> {
-    files::read(path, i32::MAX as u64).map_err(|source| Error::Io { path: path.to_path_buf(), source })
+pub(super) fn file_bytes(path: &Path) -> Result<ModelFile> {
+    const MOST: u64 = i32::MAX as u64;
+    let failed = |source| Error::Io { path: path.to_path_buf(), source };
+    let file = File::open(path).map_err(failed)?;
+    // A pipe has no size.
+    let size = file.metadata().ok().filter(|found| found.is_file()).map_or(0, |found| found.len());
+    if (MAPPED_FROM..=MOST).contains(&size)
+        && let Ok(map) = MappedFile::model(&file, path)
+    {
+        return Ok(ModelFile { bytes: Bytes::from_owner(Whole(map.clone())), map: Some(map) });
+    }
+    Ok(ModelFile { bytes: files::read(path, MOST).map_err(failed)?.into(), map: None })
 }
 
-fn parse(bytes: Bytes, file: &str, dir: Option<&Path>, limits: &Limits) -> Result<Model> {
-    let proto = decode(&bytes).map_err(|reason| Error::NotOnnx { file: file.to_string(), reason })?;
+/// Smaller files are read.
+const MAPPED_FROM: u64 = 1 << 20;
+
+/// What is in a model file, and the file where it is mapped.
+pub(super) struct ModelFile {
+    pub bytes: Bytes,
+    pub map: Option<Arc<MappedFile>>,
+}
+
+/// A mapped file as protobuf bytes, without a copy.
+struct Whole(Arc<MappedFile>);
+
+impl AsRef<[u8]> for Whole {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.map
+    }
+}
+
+fn parse(bytes: Bytes, map: Option<Arc<MappedFile>>, file: &str, dir: Option<&Path>, limits: &Limits) -> Result<Model> {
+    let mut proto = decode(&bytes).map_err(|reason| Error::NotOnnx { file: file.to_string(), reason })?;
     let opset = check_opset(&proto, file)?;
-    let (mut raw, domains) = expand(&proto, opset, dir, file, limits)?;
+    let folder = Folder::around(map, dir, limits.unpacked);
+    let (mut raw, domains) = expand(&proto, opset, &folder, file, limits)?;
     if proto.ir_version() < 4 {
         unlist_initializers(&mut raw);
     }
+    // Nodes and tensors stand in `raw` now, and take less there.
+    (proto.graph, proto.functions) = (None, Vec::new());
     let symbols = Symbols::of(&raw.inputs);
     let in_file = |e: Error| Error::InFile { file: file.to_string(), source: Box::new(e) };
     let build_with = |inferred: &Declared| build(&raw, &Says { symbols: &symbols, inferred }, None);
@@ -81,8 +114,8 @@ fn parse(bytes: Bytes, file: &str, dir: Option<&Path>, limits: &Limits) -> Resul
 /// Bytes of the initialisers that stand beside the file.
 fn external_bytes(graph: &RawGraph) -> usize {
     let mapped = |(_, tensor): &(String, Tensor)| match tensor.bytes {
-        Weights::Mapped { len, .. } => len,
-        Weights::Owned(_) => 0,
+        Weights::Mapped { len, ref file, .. } if !file.is_model => len,
+        _ => 0,
     };
     graph.initializers.iter().map(mapped).sum()
 }
@@ -116,15 +149,14 @@ fn check_opset(proto: &ModelProto, file: &str) -> Result<i64> {
 fn expand(
     proto: &ModelProto,
     opset: i64,
-    dir: Option<&Path>,
+    folder: &Folder,
     file: &str,
     limits: &Limits,
 ) -> Result<(RawGraph, Vec<(String, i64)>)> {
-    let folder = Folder::new(dir, limits.unpacked);
     let imports = proto.opset_import.iter().filter(|o| !domain(o.domain()).is_empty());
     let expander = Expander {
         functions: proto.functions.iter().map(|f| ((domain(f.domain()), f.name(), f.overload()), f)).collect(),
-        folder: &folder,
+        folder,
         domains: RefCell::new(imports.map(|o| (o.domain().to_string(), o.version())).collect()),
         names: RefCell::default(),
         limits: *limits,
@@ -433,7 +465,7 @@ impl<'g> Importer<'g, '_> {
                     Attr::from(graph)
                 }
             };
-            attrs.0.insert(name.clone(), attr);
+            attrs.insert(name, attr);
         }
         Ok((attrs, captures))
     }

@@ -25,7 +25,7 @@ pub struct Signature {
 pub fn signature(path: &Path) -> Result<Signature> {
     let file = || path.display().to_string();
     let reason = |e: prost::DecodeError| NotOnnx::Protobuf { reason: e.to_string() };
-    let model = ModelProto::decode(read::file_bytes(path)?.as_slice());
+    let model = ModelProto::decode(read::file_bytes(path)?.bytes);
     let model = model.map_err(|e| Error::NotOnnx { file: file(), reason: reason(e) })?;
     let graph = model.graph.ok_or_else(|| Error::NotOnnx { file: file(), reason: NotOnnx::NoGraph })?;
     let symbols = Symbols::of(&graph.input);

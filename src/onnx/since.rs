@@ -1,8 +1,7 @@
 //! The lowest opset in which a node's form is valid, and the form that a node takes in a given opset.
 
-use crate::ir::{Attr, Attrs, DType, Graph, Node, ValueId, fixed};
+use crate::ir::{Attr, Attrs, DType, Graph, Node, ValueId, ValueSet, fixed};
 use std::borrow::Cow;
-use std::collections::HashSet;
 
 /// The lowest opset that is written: the first with axes of Squeeze, Unsqueeze and ReduceSum as inputs.
 pub(super) const LOWEST: i64 = 13;
@@ -71,11 +70,11 @@ const TYPES: &[(i64, &[DType], &[&str])] = {
 
 /// The lowest opset, from 13 on, in which every node of the graph can be written.
 pub(super) fn graph(graph: &Graph) -> i64 {
-    let inputs: HashSet<ValueId> = graph.inputs.iter().copied().collect();
+    let inputs: ValueSet = graph.inputs.iter().copied().collect();
     graph.nodes.iter().map(|n| node(graph, &inputs, n)).max().unwrap_or(LOWEST).max(LOWEST)
 }
 
-fn node(g: &Graph, inputs: &HashSet<ValueId>, n: &Node) -> i64 {
+fn node(g: &Graph, inputs: &ValueSet, n: &Node) -> i64 {
     let inner = n.attrs.graphs().map(|body| graph(body)).max().unwrap_or(LOWEST);
     if !n.domain.is_empty() {
         return inner;
@@ -89,7 +88,7 @@ fn node(g: &Graph, inputs: &HashSet<ValueId>, n: &Node) -> i64 {
 }
 
 /// What attributes and inputs need.
-fn form(g: &Graph, inputs: &HashSet<ValueId>, n: &Node) -> i64 {
+fn form(g: &Graph, inputs: &ValueSet, n: &Node) -> i64 {
     let int = |name: &str| n.attrs.int(name).unwrap_or(0);
     let has = |name: &str| n.attrs.get(name).is_some();
     let known = |i: usize| n.input(i).is_none_or(|id| known_ints(g, inputs, id).is_some());
@@ -158,7 +157,7 @@ fn splits_unevenly(g: &Graph, n: &Node) -> bool {
 }
 
 /// The elements of an integer value that are the same in every run.
-fn known_ints(g: &Graph, inputs: &HashSet<ValueId>, id: ValueId) -> Option<Vec<i64>> {
+fn known_ints(g: &Graph, inputs: &ValueSet, id: ValueId) -> Option<Vec<i64>> {
     let value = g.value(id);
     if inputs.contains(&id) {
         return None;
@@ -187,7 +186,7 @@ impl<'n> Form<'n> {
 
 /// The graph's nodes in the form of an opset; `None`: the internal form.
 pub(super) fn forms(g: &Graph, opset: Option<i64>) -> Vec<Form<'_>> {
-    let inputs: HashSet<ValueId> = g.inputs.iter().copied().collect();
+    let inputs: ValueSet = g.inputs.iter().copied().collect();
     let lower = |node| match opset {
         Some(opset) => lowered(g, &inputs, node, opset),
         None => Form::newest(node),
@@ -195,7 +194,7 @@ pub(super) fn forms(g: &Graph, opset: Option<i64>) -> Vec<Form<'_>> {
     g.nodes.iter().map(lower).collect()
 }
 
-fn lowered<'n>(g: &Graph, inputs: &HashSet<ValueId>, node: &'n Node, opset: i64) -> Form<'n> {
+fn lowered<'n>(g: &Graph, inputs: &ValueSet, node: &'n Node, opset: i64) -> Form<'n> {
     let mut form = Form::newest(node);
     if !node.domain.is_empty() {
         return form;
@@ -205,14 +204,14 @@ fn lowered<'n>(g: &Graph, inputs: &HashSet<ValueId>, node: &'n Node, opset: i64)
         op if op.starts_with("Reduce") && op != "ReduceSum" && opset < 18 => {
             if let Some(axes) = ints(1) {
                 if !axes.is_empty() {
-                    form.attrs.to_mut().0.insert("axes".into(), Attr::Ints(axes));
+                    form.attrs.to_mut().insert("axes", Attr::Ints(axes));
                 }
                 form.inputs.to_mut().truncate(1);
             }
         }
         "DFT" if opset < 20 => {
             if let Some(&[axis]) = ints(2).as_deref() {
-                form.attrs.to_mut().0.insert("axis".into(), Attr::Int(axis));
+                form.attrs.to_mut().insert("axis", Attr::Int(axis));
                 let inputs = form.inputs.to_mut();
                 inputs.truncate(2);
                 while inputs.last().is_some_and(Option::is_none) {
@@ -221,13 +220,13 @@ fn lowered<'n>(g: &Graph, inputs: &HashSet<ValueId>, node: &'n Node, opset: i64)
             }
         }
         "Split" if opset < 18 && node.attrs.get("num_outputs").is_some() => {
-            form.attrs.to_mut().0.remove("num_outputs");
+            form.attrs.to_mut().remove("num_outputs");
         }
         "ScatterND" | "ScatterElements" if opset < 16 && node.attrs.get("reduction").is_some() => {
-            form.attrs.to_mut().0.remove("reduction");
+            form.attrs.to_mut().remove("reduction");
         }
         "RoiAlign" if opset < 16 => {
-            form.attrs.to_mut().0.remove("coordinate_transformation_mode");
+            form.attrs.to_mut().remove("coordinate_transformation_mode");
         }
         "GridSample" if opset < 20 => {
             let old = match node.attrs.str("mode") {
@@ -235,7 +234,7 @@ fn lowered<'n>(g: &Graph, inputs: &HashSet<ValueId>, node: &'n Node, opset: i64)
                 Some("cubic") => "bicubic",
                 _ => return form,
             };
-            form.attrs.to_mut().0.insert("mode".into(), Attr::from(old));
+            form.attrs.to_mut().insert("mode", Attr::from(old));
         }
         _ => {}
     }
@@ -245,8 +244,8 @@ fn lowered<'n>(g: &Graph, inputs: &HashSet<ValueId>, node: &'n Node, opset: i64)
 /// The initialisers that the forms and the outputs read, in the order of their first use. Those that are inputs too
 /// stand with the inputs.
 pub(super) fn initializers(g: &Graph, forms: &[Form]) -> Vec<ValueId> {
-    let inputs: HashSet<ValueId> = g.inputs.iter().copied().collect();
-    let mut seen = HashSet::new();
+    let inputs: ValueSet = g.inputs.iter().copied().collect();
+    let mut seen = ValueSet::default();
     let reads = forms.iter().flat_map(Form::reads).chain(g.outputs.iter().copied());
     reads.filter(|id| g.value(*id).data.is_some() && !inputs.contains(id) && seen.insert(*id)).collect()
 }

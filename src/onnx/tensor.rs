@@ -40,7 +40,8 @@ pub(super) fn decode(proto: &TensorProto, name: &str, folder: &Folder) -> Result
     }
     if let Some(raw) = proto.raw_data.as_deref().filter(|raw| !raw.is_empty()) {
         check("bytes", size, raw.len())?;
-        return Ok(Tensor { dtype, shape, bytes: Bytes::Owned(raw.into()), strings: Vec::new() });
+        let bytes = folder.inside(raw).unwrap_or_else(|| Bytes::Owned(raw.into()));
+        return Ok(Tensor { dtype, shape, bytes, strings: Vec::new() });
     }
     let (found, bytes) = typed_data(proto, dtype);
     match (1..8).contains(&dtype.bits()) {

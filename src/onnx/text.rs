@@ -85,9 +85,9 @@ impl Printer {
                 format!("{}.{}", shown::line(&node.domain), shown::line(&node.op))
             };
             let _ = write!(self.out, "{pad}   {label}{outputs} = {op}");
-            if !form.attrs.0.is_empty() {
+            if !form.attrs.is_empty() {
                 self.out.push_str(" <");
-                for (i, (name, attr)) in form.attrs.0.iter().enumerate() {
+                for (i, (name, attr)) in form.attrs.iter().enumerate() {
                     self.out.push_str(if i > 0 { ", " } else { "" });
                     self.attribute(name, attr, depth + 1);
                 }

@@ -1,14 +1,18 @@
 //! A model file without its weights, and with others: everything else in the file stays as it is.
 
+use super::encoded::Encoded;
 use super::external::Folder;
 use super::fault::ModelFault;
 use super::proto::tensor_proto::DataLocation;
 use super::proto::{ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto};
+use super::read::ModelFile;
+use super::write::{GRAPH, INITIALIZER};
 use super::{proto, tensor};
 use crate::error::{Error, Result};
 use crate::ir::{DType, Tensor};
 use crate::limits::Limits;
 use prost::Message;
+use prost::bytes::Buf;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
@@ -22,11 +26,11 @@ const MARK_EXTERNAL: &str = "a weight of the model, kept apart; it was external 
 /// # Errors
 /// What [`super::read`] says of the file.
 pub fn without_weights(path: &Path, names: &[String]) -> Result<Vec<u8>> {
-    let bytes = super::read::file_bytes(path)?;
-    let mut model = decode(&bytes, path)?;
-    let folder = Folder::new(path.parent(), Limits::default().unpacked);
+    let ModelFile { bytes, map } = super::read::file_bytes(path)?;
+    let mut model = decode(bytes.clone(), path)?;
+    let folder = Folder::around(map, path.parent(), Limits::default().unpacked);
     let apart: HashSet<&str> = names.iter().map(String::as_str).collect();
-    let Some(graph) = &mut model.graph else { return Ok(bytes) };
+    let Some(graph) = &mut model.graph else { return Ok(bytes.into()) };
     let listed: HashSet<String> = graph.input.iter().map(|i| i.name().to_string()).collect();
     let mut inputs = Vec::new();
     for initializer in std::mem::take(&mut graph.initializer) {
@@ -53,23 +57,81 @@ pub fn without_weights(path: &Path, names: &[String]) -> Result<Vec<u8>> {
     Ok(model.encode_to_vec())
 }
 
+/// A model file and the weights that go into it.
+pub struct Filled {
+    /// Without the weights.
+    model: ModelProto,
+    weights: Vec<(String, Tensor)>,
+    /// The weights stood in a file beside the model.
+    was_external: bool,
+}
+
 /// The model in `bytes` with `weights` as initialisers; `path` only names it in errors.
 ///
 /// # Errors
 /// [`Error::MissingInput`] for a weight that the model keeps apart and `weights` lacks.
-pub fn with_weights(bytes: &[u8], path: &Path, weights: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
+pub fn with_weights(bytes: &[u8], path: &Path, weights: BTreeMap<String, Tensor>) -> Result<Filled> {
     let mut model = decode(bytes, path)?;
-    let Some(graph) = &mut model.graph else { return Ok(bytes.to_vec()) };
+    let was_external = had_external_weights(&model);
+    let mut graph = model.graph.take().unwrap_or_default();
     for input in &graph.input {
         if marked(input) && !weights.contains_key(input.name()) {
             return Err(Error::MissingInput { tensor: input.name().to_string() });
         }
     }
     let names: HashSet<String> = graph.input.iter().map(|i| i.name().to_string()).collect();
-    let fills = weights.iter().filter(|(name, _)| names.contains(*name));
-    graph.initializer.extend(fills.map(|(name, data)| tensor::encode(name, data)));
+    let weights = weights.into_iter().filter(|(name, _)| names.contains(name)).collect();
     graph.input.retain(|input| !marked(input));
-    Ok(model.encode_to_vec())
+    Ok(Filled { model: ModelProto { graph: Some(graph), ..model }, weights, was_external })
+}
+
+impl Filled {
+    /// The whole model.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.inside().into_bytes()
+    }
+
+    fn inside(&self) -> Encoded {
+        message(&self.model, |graph| {
+            self.weights.iter().for_each(|(name, t)| graph.tensor(INITIALIZER, tensor::encode(name, t), t));
+        })
+    }
+
+    /// Writes the model: where its weights stood in a file beside it, or take more than 2 GB, with the large ones in
+    /// `NAME.onnx.data` beside it.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::InvalidModel`] where a tensor of the model is broken.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let inside = self.inside();
+        if !self.was_external && inside.len() <= super::write::INLINE_LIMIT {
+            return super::write::replace(path, |file| inside.write_to(file));
+        }
+        let mut model = self.model.clone();
+        let there = model.graph.as_mut().map(|graph| std::mem::take(&mut graph.initializer)).unwrap_or_default();
+        let folder = Folder::new(None, 0);
+        let decoded = |proto: TensorProto| {
+            let name = proto.name().to_string();
+            tensor::decode(&proto, &name, &folder).map(|tensor| (name, tensor))
+        };
+        let fault = |fault| Error::InvalidModel { file: path.display().to_string(), faults: vec![fault] };
+        let there = there.into_iter().map(decoded).collect::<Result<Vec<_>, _>>().map_err(fault)?;
+        super::write::beside(path, |put| {
+            message(&model, |graph| {
+                there.iter().chain(&self.weights).for_each(|(name, t)| graph.tensor(INITIALIZER, put(name, t), t));
+            })
+        })
+    }
+}
+
+/// The model with what `add` says in its graph.
+fn message(model: &ModelProto, add: impl FnOnce(&mut Encoded)) -> Encoded {
+    let (mut graph, mut message) = (Encoded::default(), Encoded::default());
+    model.graph.iter().for_each(|said| graph.fields(said));
+    add(&mut graph);
+    message.fields(&ModelProto { graph: None, ..model.clone() });
+    message.nested(GRAPH, graph);
+    message
 }
 
 /// A tensor whose data stands in another file, with the data inside.
@@ -86,36 +148,7 @@ pub fn save(bytes: &[u8], path: &Path) -> Result<()> {
     super::write::replace(path, |file| std::io::Write::write_all(file, bytes))
 }
 
-/// Writes the model in `bytes`, whose weights are inside: with `external`, or where they take more than 2 GB, with the large
-/// ones in `NAME.onnx.data` beside it.
-///
-/// # Errors
-/// [`Error::Io`]; [`Error::NotOnnx`] for bytes that are no model.
-pub fn save_model(bytes: &[u8], path: &Path, external: bool) -> Result<()> {
-    if !external && bytes.len() <= super::write::INLINE_LIMIT {
-        return save(bytes, path);
-    }
-    let mut model = decode(bytes, path)?;
-    let initializers = model.graph.as_mut().map(|graph| std::mem::take(&mut graph.initializer)).unwrap_or_default();
-    let folder = Folder::new(None, 0);
-    let tensors = initializers
-        .into_iter()
-        .map(|proto| {
-            let name = proto.name().to_string();
-            tensor::decode(&proto, &name, &folder).map(|tensor| (name, tensor))
-        })
-        .collect::<Result<Vec<_>, _>>();
-    let fault = |fault| Error::InvalidModel { file: path.display().to_string(), faults: vec![fault] };
-    let tensors = tensors.map_err(fault)?;
-    super::write::beside(path, |put| {
-        if let Some(graph) = &mut model.graph {
-            graph.initializer = tensors.iter().map(|(name, tensor)| put(name, tensor)).collect();
-        }
-        model
-    })
-}
-
-fn decode(bytes: &[u8], path: &Path) -> Result<ModelProto> {
+fn decode(bytes: impl Buf, path: &Path) -> Result<ModelProto> {
     let reason = |e: prost::DecodeError| super::NotOnnx::Protobuf { reason: e.to_string() };
     ModelProto::decode(bytes).map_err(|e| Error::NotOnnx { file: path.display().to_string(), reason: reason(e) })
 }
@@ -124,11 +157,10 @@ fn marked(input: &ValueInfoProto) -> bool {
     [MARK, MARK_EXTERNAL].contains(&input.doc_string())
 }
 
-/// Whether the model that [`without_weights`] gave these bytes of had weights in a file beside it.
-pub fn had_external_weights(bytes: &[u8]) -> bool {
-    let model = ModelProto::decode(bytes).ok();
-    let inputs = model.as_ref().and_then(|model| model.graph.as_ref()).map(|graph| graph.input.iter());
-    inputs.into_iter().flatten().any(|input| input.doc_string() == MARK_EXTERNAL)
+/// Whether the model that [`without_weights`] gave had weights in a file beside it.
+fn had_external_weights(model: &ModelProto) -> bool {
+    let inputs = model.graph.iter().flat_map(|graph| &graph.input);
+    inputs.into_iter().any(|input| input.doc_string() == MARK_EXTERNAL)
 }
 
 /// The weights that [`without_weights`] left places for that hold integers.

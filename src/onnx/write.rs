@@ -1,18 +1,20 @@
 //! [`Model`] → bytes: deterministic, in the lowest opset that can say what the graph says.
 
+use super::encoded::{self, Encoded};
 use super::proto::attribute_proto::AttributeType;
 use super::proto::tensor_proto::DataLocation;
 use super::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
+    ValueInfoProto,
 };
-use super::{since, tensor, types};
+use super::since::{self, Form};
+use super::{tensor, types};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::ir::Bytes as Weights;
-use crate::ir::{Attr, Attrs, DType, Graph, MappedFile, Model, Tensor, ValueId};
-use prost::Message;
+use crate::ir::{Attr, Attrs, DType, Graph, MappedFile, Model, Tensor, ValueId, ValueSet};
 use prost::bytes::Bytes;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,7 +56,7 @@ pub(super) fn ir_version(model: &Model, opset: i64) -> i64 {
 
 /// The model file's bytes, weights inside.
 pub fn to_bytes(model: &Model) -> Vec<u8> {
-    message(model, &mut tensor::encode).encode_to_vec()
+    message(model, &mut tensor::encode).into_bytes()
 }
 
 /// Writes the model under a temporary name and renames it, so that `path` is complete or untouched.
@@ -66,11 +68,11 @@ pub fn write_with(model: &Model, path: &Path, external: External) -> Result<()> 
     if external == External::Auto {
         let (location, data) = beside_names(path);
         if let Some(file) = linked(&model.graph, &data) {
-            let proto = message(model, &mut |name, tensor| refer(&file, &location, name, tensor));
-            return replace(path, |file| file.write_all(&proto.encode_to_vec()));
+            let message = message(model, &mut |name, tensor| refer(&file, &location, name, tensor));
+            return replace(path, |file| message.write_to(file));
         }
         if weights(&model.graph) <= INLINE_LIMIT {
-            return replace(path, |file| file.write_all(&to_bytes(model)));
+            return replace(path, |file| message(model, &mut tensor::encode).write_to(file));
         }
     }
     beside(path, |put| message(model, put))
@@ -84,9 +86,9 @@ fn beside_names(path: &Path) -> (String, PathBuf) {
 }
 
 /// Writes the message that `make` builds, with the tensors that it puts in `NAME.onnx.data`.
-pub(super) fn beside(path: &Path, make: impl FnOnce(&mut Put) -> ModelProto) -> Result<()> {
+pub(super) fn beside(path: &Path, make: impl FnOnce(&mut Put) -> Encoded) -> Result<()> {
     let (location, data) = beside_names(path);
-    let mut proto = None;
+    let mut message = Encoded::default();
     // The data comes first: a model file never refers to data that is not there.
     replace(&data, |file| {
         let mut fault = None;
@@ -97,11 +99,10 @@ pub(super) fn beside(path: &Path, make: impl FnOnce(&mut Put) -> ModelProto) -> 
                 TensorProto::default()
             }
         });
-        proto = Some(made);
+        message = made;
         fault.map_or(Ok(()), Err)
     })?;
-    let bytes = proto.unwrap_or_default().encode_to_vec();
-    replace(path, |file| file.write_all(&bytes))
+    replace(path, |file| message.write_to(file))
 }
 
 fn weights(graph: &Graph) -> usize {
@@ -115,6 +116,7 @@ fn linked(graph: &Graph, data: &Path) -> Option<Arc<MappedFile>> {
     let (mut shared, mut inline) = (None, 0);
     for tensor in large {
         match (&tensor.bytes, &shared) {
+            (Weights::Mapped { file, .. }, _) if file.is_model => inline += tensor.bytes.len(),
             (Weights::Mapped { file, .. }, None) => shared = Some(file.clone()),
             (Weights::Mapped { file, .. }, Some(first)) if Arc::ptr_eq(file, first) => {}
             (Weights::Mapped { .. }, _) => return None,
@@ -171,7 +173,7 @@ fn put(file: &mut std::fs::File, location: &str, name: &str, tensor: &Tensor) ->
     let at = file.stream_position()?;
     let offset = at.next_multiple_of(PAGE);
     file.write_all(&vec![0; (offset - at) as usize])?;
-    std::io::copy(&mut tensor.bytes.reader(), file)?;
+    encoded::copy(&tensor.bytes, file)?;
     Ok(place(location, offset, name, tensor))
 }
 
@@ -186,23 +188,35 @@ fn text(value: &str) -> Option<String> {
 /// How an initialiser is written: inside the message or beside it.
 pub(super) type Put<'p> = dyn FnMut(&str, &Tensor) -> TensorProto + 'p;
 
-fn message(model: &Model, put: &mut Put) -> ModelProto {
+/// Fields of a ModelProto and of a GraphProto that hold messages.
+pub(super) const GRAPH: u32 = 7;
+const NODE: u32 = 1;
+pub(super) const INITIALIZER: u32 = 5;
+const VALUE_INFO: u32 = 13;
+
+/// Fields stand in the order of their numbers.
+fn message(model: &Model, put: &mut Put) -> Encoded {
     let opset = opset(model);
     let mut used = BTreeSet::new();
     domains(&model.graph, &mut used);
     let import =
         |domain: &str, version| OperatorSetIdProto { domain: Some(domain.to_string()), version: Some(version) };
     let others = model.domains.iter().filter(|(domain, _)| used.contains(domain.as_str()));
-    ModelProto {
+    let mut message = Encoded::default();
+    message.fields(&ModelProto {
         ir_version: Some(ir_version(model, opset)),
         producer_name: text(&model.producer.0),
         producer_version: text(&model.producer.1),
         doc_string: text(&model.doc),
-        graph: Some(graph(&model.graph, opset, put)),
+        ..ModelProto::default()
+    });
+    message.nested(GRAPH, outer_graph(&model.graph, opset, put));
+    message.fields(&ModelProto {
         opset_import: [import("", opset)].into_iter().chain(others.map(|(d, v)| import(d, *v))).collect(),
         metadata_props: model.metadata.iter().map(|(k, v)| entry(k, v)).collect(),
         ..ModelProto::default()
-    }
+    });
+    message
 }
 
 /// The domains that some node is of.
@@ -213,38 +227,72 @@ fn domains<'g>(graph: &'g Graph, used: &mut BTreeSet<&'g str>) {
     }
 }
 
+/// As [`graph`], a node and a tensor at a time: as messages they are much larger than what they say.
+fn outer_graph(g: &Graph, opset: i64, put: &mut Put) -> Encoded {
+    let forms = since::forms(g, Some(opset));
+    let mut stored = Encoded::default();
+    for id in stored_values(g, &forms) {
+        let value = g.value(id);
+        value.data.iter().for_each(|tensor| stored.tensor(INITIALIZER, put(&value.name, tensor), tensor));
+    }
+    let mut message = Encoded::default();
+    forms.iter().for_each(|form| message.message(NODE, &node(g, form, opset, put)));
+    message.fields(&GraphProto { name: graph_name(g), ..GraphProto::default() });
+    message.append(stored);
+    message.fields(&GraphProto { input: infos(g, &g.inputs), output: infos(g, &g.outputs), ..GraphProto::default() });
+    intermediates(g).iter().for_each(|&id| message.message(VALUE_INFO, &info(g, id)));
+    message
+}
+
 fn graph(g: &Graph, opset: i64, put: &mut Put) -> GraphProto {
     let forms = since::forms(g, Some(opset));
-    let info = |&id: &ValueId| types::value_info(g.name_of(id), &g.value(id).fact);
-    let defaults = g.inputs.iter().copied().filter(|&id| g.value(id).data.is_some());
-    let initializers: Vec<ValueId> = defaults.chain(since::initializers(g, &forms)).collect();
     let mut data = |id: ValueId| g.value(id).data.as_ref().map(|t| put(g.name_of(id), t));
-    let initializer = initializers.into_iter().filter_map(&mut data).collect();
-    let node = forms.iter().map(|form| NodeProto {
+    let initializer = stored_values(g, &forms).into_iter().filter_map(&mut data).collect();
+    GraphProto {
+        node: forms.iter().map(|form| node(g, form, opset, put)).collect(),
+        name: graph_name(g),
+        initializer,
+        input: infos(g, &g.inputs),
+        output: infos(g, &g.outputs),
+        value_info: infos(g, &intermediates(g)),
+        ..GraphProto::default()
+    }
+}
+
+/// The values whose data is written.
+fn stored_values(g: &Graph, forms: &[Form]) -> Vec<ValueId> {
+    let defaults = g.inputs.iter().copied().filter(|&id| g.value(id).data.is_some());
+    defaults.chain(since::initializers(g, forms)).collect()
+}
+
+fn graph_name(g: &Graph) -> Option<String> {
+    Some(if g.name.is_empty() { "graph".to_string() } else { g.name.clone() })
+}
+
+fn info(g: &Graph, id: ValueId) -> ValueInfoProto {
+    types::value_info(g.name_of(id), &g.value(id).fact)
+}
+
+fn infos(g: &Graph, ids: &[ValueId]) -> Vec<ValueInfoProto> {
+    ids.iter().map(|&id| info(g, id)).collect()
+}
+
+fn node(g: &Graph, form: &Form, opset: i64, put: &mut Put) -> NodeProto {
+    NodeProto {
         name: text(&form.node.name),
         op_type: text(&form.node.op),
         domain: text(&form.node.domain),
         input: names(g, &form.inputs),
         output: names(g, &form.node.outputs),
-        attribute: form.attrs.0.iter().map(|(name, attr)| attribute(name, attr, opset, put)).collect(),
+        attribute: form.attrs.iter().map(|(name, attr)| attribute(name, attr, opset, put)).collect(),
         metadata_props: form.node.metadata.iter().map(|(k, v)| entry(k, v)).collect(),
         ..NodeProto::default()
-    });
-    let node = node.collect();
-    GraphProto {
-        node,
-        name: Some(if g.name.is_empty() { "graph".to_string() } else { g.name.clone() }),
-        initializer,
-        input: g.inputs.iter().map(info).collect(),
-        output: g.outputs.iter().map(info).collect(),
-        value_info: intermediates(g).iter().map(info).collect(),
-        ..GraphProto::default()
     }
 }
 
 /// The float values between inputs and outputs of which something is known.
 fn intermediates(g: &Graph) -> Vec<ValueId> {
-    let outputs: HashSet<ValueId> = g.outputs.iter().copied().collect();
+    let outputs: ValueSet = g.outputs.iter().copied().collect();
     let made = g.nodes.iter().flat_map(|n| n.outputs.iter().flatten().copied());
     let known = |id: &ValueId| g.value(*id).fact.dtype.is_float() && g.value(*id).fact.shape.is_some();
     made.filter(|id| !outputs.contains(id)).filter(known).collect()
@@ -257,7 +305,7 @@ fn names(g: &Graph, ids: &[Option<ValueId>]) -> Vec<String> {
 
 /// Attributes that hold no graph.
 pub(super) fn attributes(attrs: &Attrs, opset: i64) -> Vec<AttributeProto> {
-    attrs.0.iter().map(|(name, attr)| attribute(name, attr, opset, &mut tensor::encode)).collect()
+    attrs.iter().map(|(name, attr)| attribute(name, attr, opset, &mut tensor::encode)).collect()
 }
 
 fn attribute(name: &str, attr: &Attr, opset: i64, put: &mut Put) -> AttributeProto {

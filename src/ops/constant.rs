@@ -6,8 +6,8 @@ use crate::ir::{Attr, Attrs, DType, Dim, Fact, Tensor, count};
 
 /// The data of a Constant node, in whichever attribute it stands.
 fn constant_of(attrs: &Attrs) -> Result<Tensor, Fault> {
-    let found = || format!("one of {:?}", attrs.0.keys().collect::<Vec<_>>());
-    match attrs.0.iter().next() {
+    let found = || format!("one of {:?}", attrs.names().collect::<Vec<_>>());
+    match attrs.iter().next() {
         Some((_, Attr::Tensor(tensor))) => Ok(tensor.clone()),
         Some((_, Attr::Int(v))) => Ok(Tensor::ints(&[], &[*v])),
         Some((_, Attr::Ints(v))) => Ok(Tensor::ints(&[v.len()], v)),

@@ -20,7 +20,7 @@ fn facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
 fn max_pool<'g>(c: &Cx<'g>) -> Tan<'g> {
     let (x, dx) = (c.x(0), c.dx(0));
     let mut attrs: Attrs = c.attrs().clone();
-    attrs.0.remove("storage_order");
+    attrs.remove("storage_order");
     match c.b.node("MaxPool", &[Some(x)], attrs, 2).as_slice() {
         [_, indices] => dx.pool_pick(*indices),
         _ => c.zero(),

@@ -156,7 +156,7 @@ ops! {
 
 /// The operator of that name in the standard domain.
 pub fn lookup(name: &str) -> Option<&'static Op> {
-    use std::collections::HashMap;
+    use foldhash::HashMap;
     use std::sync::LazyLock;
     static BY_NAME: LazyLock<HashMap<&str, &Op>> = LazyLock::new(|| OPS.iter().map(|op| (op.name, *op)).collect());
     BY_NAME.get(name).copied()
@@ -179,7 +179,7 @@ pub fn is_pure(name: &str) -> bool {
 
 /// Whether a node may be asked for fewer outputs than the operator has, without changing the others.
 pub fn has_optional_outputs(name: &str) -> bool {
-    matches!(name, "MaxPool" | "LayerNormalization" | "SoftmaxCrossEntropyLoss")
+    matches!(name, "MaxPool" | "LayerNormalization" | "SoftmaxCrossEntropyLoss" | "Unique")
 }
 
 pub fn is_commutative(name: &str) -> bool {

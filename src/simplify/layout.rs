@@ -1,7 +1,7 @@
 //! Operators that only move, repeat or cut elements.
 
-use super::{Site, made_by, operand, same_shape};
-use crate::ir::{Attrs, Dim, Node, Val, broadcast_named};
+use super::{Made, Site, made_by, operand, same_shape};
+use crate::ir::{Attrs, Dim, Val, broadcast_named};
 use std::ops::Range;
 
 /// An identity, a transposition, reshape, expansion, slice or pad that changes nothing: `f(x) = x`
@@ -175,7 +175,7 @@ pub(super) fn sum_of_parts<'g>(s: &Site<'g, '_>) -> Option<Val<'g>> {
     }
     let mut parts: Vec<Val<'g>> = Vec::new();
     for part in [first, second] {
-        let is_shorter = |n: &Node| parts.len() + n.inputs.len() <= PARTS;
+        let is_shorter = |n: &Made| parts.len() + n.inputs.len() <= PARTS;
         match made_by(part, "Concat").filter(|n| n.attrs.int("axis") == Some(*axis as i64) && is_shorter(n)) {
             Some(node) => parts.extend(node.inputs.iter().flatten().map(|&id| s.b.val(id))),
             None => parts.push(part),

@@ -16,13 +16,13 @@ mod step_function;
 mod sums;
 
 pub use dead::dead_code;
-pub(crate) use dead::{direct_outputs, part};
+pub(crate) use dead::{direct_outputs, into_part, part, without_dead_code};
 pub(crate) use range::{Range, extend as extend_ranges};
 pub(crate) use rebuild::rebuild;
 pub use rebuild::simplify;
 pub(crate) use step_function::STEP;
 
-use crate::ir::{Attrs, Builder, Graph, Node, Val};
+use crate::ir::{Attrs, Builder, Graph, Val, ValueId};
 
 /// A node about to be made.
 pub(crate) struct Site<'g, 'a> {
@@ -93,17 +93,34 @@ impl<'g> Site<'g, '_> {
     }
 }
 
+/// What a value is made of.
+struct Made {
+    inputs: Vec<Option<ValueId>>,
+    attrs: Attrs,
+}
+
+impl Made {
+    fn input(&self, i: usize) -> Option<ValueId> {
+        self.inputs.get(i).copied().flatten()
+    }
+}
+
 /// The node that makes `v`, if it is of that operator.
-fn made_by(v: Val<'_>, op: &str) -> Option<Node> {
+fn made_by(v: Val<'_>, op: &str) -> Option<Made> {
     v.builder().read(|g| {
         let node = g.node(g.value(v.id()).producer?);
-        (node.op == op && node.domain.is_empty()).then(|| node.clone())
+        let made = || Made { inputs: node.inputs.clone(), attrs: node.attrs.clone() };
+        (node.op == op && node.domain.is_empty()).then(made)
     })
 }
 
 /// `x` where `v = op(x)`.
 fn operand<'g>(v: Val<'g>, op: &str) -> Option<Val<'g>> {
-    made_by(v, op)?.input(0).map(|id| v.builder().val(id))
+    let input = v.builder().read(|g| {
+        let node = g.node(g.value(v.id()).producer?);
+        if node.op == op && node.domain.is_empty() { node.input(0) } else { None }
+    });
+    input.map(|id| v.builder().val(id))
 }
 
 /// The number in a constant whose elements are all equal.
@@ -119,8 +136,8 @@ fn splat(v: Val<'_>) -> Option<f64> {
 
 /// Whether both shapes are known and equal.
 fn same_shape(a: Val<'_>, b: Val<'_>) -> bool {
-    match (a.fact().shape, b.fact().shape) {
+    a.builder().read(|g| match (&g.value(a.id()).fact.shape, &g.value(b.id()).fact.shape) {
         (Some(a), Some(b)) => a == b,
         _ => false,
-    }
+    })
 }

@@ -1,20 +1,20 @@
 //! The whole graph made again, so that every rewrite, fold and merge applies to imported nodes too.
 
-use super::dead_code;
+use super::without_dead_code;
 use crate::error::Result;
 use crate::ir::{Builder, Graph, Val, ValueId};
-use std::collections::HashMap;
+use foldhash::HashMap;
 
 /// The same function with every rewrite applied: names of inputs, initialisers and outputs stay, names of what
 /// remains of the rest too.
 pub fn simplify(graph: &Graph) -> Result<Graph> {
-    Ok(dead_code(&rebuild(graph)?))
+    Ok(without_dead_code(rebuild(graph)?))
 }
 
 /// The same, with what no output needs.
 pub(crate) fn rebuild(graph: &Graph) -> Result<Graph> {
     let b = Builder::new();
-    let mut values: HashMap<ValueId, Val> = HashMap::new();
+    let mut values: HashMap<ValueId, Val> = HashMap::default();
     for &id in &graph.inputs {
         let value = graph.value(id);
         values.insert(id, b.input(&value.name, value.fact.clone(), value.data.clone()));

@@ -71,7 +71,7 @@ pub(super) fn initial(
     let parameters = manifest.parameters.iter();
     let parameters: BTreeMap<String, Tensor> =
         parameters.filter_map(|p| Some((p.name.clone(), stored(tensors.get(&p.name)?)))).collect();
-    let filled = onnx::with_weights(&bytes, &path, &parameters).map_err(broken)?;
+    let filled = onnx::with_weights(&bytes, &path, parameters).map_err(broken)?.to_bytes();
     let model = onnx::read_bytes(&filled, Some(directory)).map_err(broken)?;
     let mut tensors = tensors;
     for (name, drawn) in random_weights(&model.graph, seed) {

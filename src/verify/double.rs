@@ -118,7 +118,7 @@ fn wide_constant(data: &Constant) -> Constant {
 /// `to = float` and the like, and tensors in attributes.
 fn wide_attrs(node: &Node) -> Attrs {
     let is_type = |name: &str| matches!(name, "to" | "dtype" | "stash_type");
-    let wide_one = |(name, attr): (&String, &Attr)| {
+    let wide_one = |(name, attr): (&str, &Attr)| {
         let attr = match attr {
             Attr::Int(code) if is_type(name) => match i32::try_from(*code).ok().and_then(DType::from_code) {
                 Some(dtype) => Attr::Int(i64::from(wide(dtype).code())),
@@ -127,9 +127,9 @@ fn wide_attrs(node: &Node) -> Attrs {
             Attr::Tensor(data) => Attr::Tensor(wide_constant(data)),
             other => other.clone(),
         };
-        (name.clone(), attr)
+        (name.to_string(), attr)
     };
-    Attrs(node.attrs.0.iter().map(wide_one).collect())
+    node.attrs.iter().map(wide_one).collect()
 }
 
 /// The same graph on float64, with the inputs' shapes as fed.
@@ -155,7 +155,7 @@ fn in_double(graph: &Graph, feeds: &Tensors) -> Result<Graph> {
     }
     for node in &graph.nodes {
         let known = ops::lookup(&node.op).is_some() && node.domain.is_empty();
-        let subgraph = node.attrs.0.values().any(|a| matches!(a, Attr::Graph(_)));
+        let subgraph = node.attrs.values().any(|a| matches!(a, Attr::Graph(_)));
         if !known || subgraph || node.outputs.iter().any(Option::is_none) {
             return Err(Error::UnknownOperator { op: node.op.clone() });
         }

@@ -37,7 +37,7 @@ pub(super) fn checks(
         true => (&case.evaluate, &graphs.evaluate.kappa, &graphs.evaluate.loss),
     };
     let exported = artifact::export(path, None, false)?;
-    let inference = onnx::read_bytes(&exported.bytes, None)?;
+    let inference = onnx::read_bytes(&exported.what.to_bytes(), None)?;
     let mut checks = Vec::new();
     for (layer, name) in case.manifest().layers.iter().zip(names) {
         let work = Work { case, runtime, model, loss, layer };

@@ -254,7 +254,7 @@ fn attack(op: &'static Op) {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|info| eprintln!("  panic: {info}")));
     let all = (op.cases)();
-    let mut names: BTreeSet<String> = all.iter().flat_map(|case| case.attrs.0.keys().cloned()).collect();
+    let mut names: BTreeSet<String> = all.iter().flat_map(|case| case.attrs.names().map(str::to_string)).collect();
     names.extend(["axis", "auto_pad", "pads", "strides"].map(String::from));
     let (mut seen, mut cases, mut accepted, mut faults) = (0usize, 0, 0, 0);
     let every: usize = std::env::var(EVERY).ok().and_then(|n| n.parse().ok()).unwrap_or(SPARSELY);
@@ -262,7 +262,7 @@ fn attack(op: &'static Op) {
     for (k, case) in all.iter().enumerate() {
         let Some(base) = model(op, case) else { continue };
         // Attributes are tried on the first cases; the others differ in their inputs.
-        let names = if k < 2 { names.clone() } else { case.attrs.0.keys().cloned().collect() };
+        let names = if k < 2 { names.clone() } else { case.attrs.names().map(str::to_string).collect() };
         variants(&base, &names, &mut |proto, what| {
             seen += 1;
             if !seen.is_multiple_of(every) {

@@ -64,9 +64,9 @@ fn variants(case: &Case) -> Vec<Case> {
         shorter.inputs.truncate(i);
         all.extend([without, integer, constant, boolean, shorter]);
     }
-    for name in case.attrs.0.keys() {
+    for name in case.attrs.names() {
         let mut bare = case.clone();
-        bare.attrs.0.remove(name);
+        bare.attrs.remove(name);
         all.extend([bare, case.clone().attr(name, 99), case.clone().attr(name, -99), case.clone().attr(name, [0, -1])]);
     }
     all

@@ -18,7 +18,7 @@ use super::manifest::{self, FileEntry};
 use super::{Draft, Exported, Options, Plan};
 use crate::error::{Error, Result};
 use crate::ir::{DType, Tensor};
-use crate::onnx::{self, OrtOptimizer};
+use crate::onnx::{self, Filled, OrtOptimizer};
 use crate::optim::{Adam, Optimizer, Sgd};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -184,7 +184,7 @@ pub fn is_source(path: &Path) -> bool {
 /// # Errors
 /// [`Error::Checkpoint`] for a file that is none; [`Error::NoArtifact`]; [`Error::OtherModel`] for a checkpoint of another
 /// model; [`crate::train::Error::MissingParameter`].
-pub fn export(source: &Path, artifact: Option<&Path>) -> Result<Exported> {
+pub fn export(source: &Path, artifact: Option<&Path>) -> Result<Exported<Filled>> {
     let weights = if source.is_file() { source.to_owned() } else { source.join(CHECKPOINT) };
     let checkpoint = Checkpoint::read(&weights)?;
     let directory = match artifact {
@@ -201,8 +201,9 @@ pub fn export(source: &Path, artifact: Option<&Path>) -> Result<Exported> {
     }
     let parameters = parameters(&record, &checkpoint, &weights)?;
     let parameters = super::quantized::as_stored(&bytes, &model, parameters)?;
-    let filled = onnx::with_weights(&bytes, &model, &parameters)?;
-    Ok(Exported { bytes: filled, external: false, weights, step: checkpoint.step, parameters: parameters.len() })
+    let count = parameters.len();
+    let filled = onnx::with_weights(&bytes, &model, parameters)?;
+    Ok(Exported { what: filled, weights, step: checkpoint.step, parameters: count })
 }
 
 /// The nearest artifact at or above a checkpoint.

@@ -154,7 +154,7 @@ impl<'g, 'd> Fused<'g, 'd> {
     /// The node's attributes without some.
     fn attrs_without(&self, names: &[&str]) -> Attrs {
         let mut attrs = self.draft.attrs.clone();
-        attrs.0.retain(|name, _| !names.contains(&name.as_str()));
+        names.iter().for_each(|name| drop(attrs.remove(name)));
         attrs
     }
 }

@@ -142,7 +142,7 @@ impl<'g> Draft<'g> {
     }
 
     pub fn take(&mut self, attr: &str) -> Option<Attr> {
-        self.attrs.0.remove(attr)
+        self.attrs.remove(attr)
     }
 
     pub fn take_int(&mut self, attr: &str) -> Option<i64> {
@@ -174,18 +174,20 @@ impl<'g> Draft<'g> {
     }
 
     pub fn set(&mut self, attr: &str, value: impl Into<Attr>) {
-        self.attrs.0.insert(attr.to_string(), value.into());
+        self.attrs.insert(attr, value.into());
     }
 
     /// Writes the default out where the attribute is absent.
     pub fn fill(&mut self, attr: &str, default: impl Into<Attr>) {
-        self.attrs.0.entry(attr.to_string()).or_insert(default.into());
+        if self.attrs.get(attr).is_none() {
+            self.set(attr, default);
+        }
     }
 
     /// Removes an integer attribute that says the default: older opsets do not have it.
     pub fn drop_default(&mut self, attr: &str, default: i64) {
         if self.attrs.int(attr) == Some(default) {
-            self.attrs.0.remove(attr);
+            self.attrs.remove(attr);
         }
     }
 

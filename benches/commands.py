@@ -1,0 +1,134 @@
+"""Time and memory of whole commands against nodes and bytes of the model: a table in Markdown.
+
+    python benches/commands.py [--tool PATH] [--large] [--directory DIR]
+
+The models are made here: chains of linear layers with ReLU and a residual of 8 inputs each, and stacks of a few wide layers,
+their weights in the model file, in one file beside it, or in a file each. Time is user and system time of the process, which
+other work on the machine disturbs little; memory is the largest resident set. `--large` adds 100,000 nodes and 2 and 5 GB of
+external data; the large files are sparse, so that a disk with room for what is written is enough. Needs numpy and onnx.
+"""
+
+import argparse
+import os
+import pathlib
+import resource
+import shutil
+import subprocess
+import tempfile
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+INLINE, ONE, MANY = "in the model", "in one file", "in a file each"
+
+
+def layer(name, x, out, nodes, initializers, weights):
+    weight, bias = f"{name}.weight", f"{name}.bias"
+    initializers.extend([weights(weight), weights(bias)])
+    nodes.append(helper.make_node("Gemm", [x, weight, bias], [out], name=f"/{name}/Gemm", transB=1))
+
+
+def model(layers, width, weights):
+    """`x ← relu(W x + b) + x`, three nodes a layer, then a classifier; `weights(name, shape)` makes a tensor."""
+    nodes, initializers, x = [], [], "x"
+    square = lambda name: weights(name, [width, width] if name.endswith("weight") else [width])
+    last = lambda name: weights(name, [10, width] if name.endswith("weight") else [10])
+    for k in range(layers):
+        scope = f"/layer.{k}"
+        layer(f"layer.{k}", x, f"{scope}/Gemm", nodes, initializers, square)
+        nodes.append(helper.make_node("Relu", [f"{scope}/Gemm"], [f"{scope}/Relu"], name=f"{scope}/Relu"))
+        nodes.append(helper.make_node("Add", [f"{scope}/Relu", x], [f"{scope}/Add"], name=f"{scope}/Add"))
+        x = f"{scope}/Add"
+    layer("fc", x, "logits", nodes, initializers, last)
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", width])]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 10])]
+    graph = helper.make_graph(nodes, "chain", inputs, outputs, initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def inside(name, shape):
+    rng = np.random.default_rng(len(name))
+    return numpy_helper.from_array(rng.uniform(-0.1, 0.1, shape).astype(np.float32), name)
+
+
+class Beside:
+    """Tensors whose data is a hole in a sparse file."""
+
+    def __init__(self, directory, each):
+        self.directory, self.each, self.end = directory, each, 0
+
+    def __call__(self, name, shape):
+        size = 4 * int(np.prod(shape))
+        location, offset = (f"{name}.bin", 0) if self.each else ("weights.bin", self.end)
+        self.end = -(-(offset + size) // 4096) * 4096
+        with open(self.directory / location, "ab") as file:
+            file.truncate(offset + size)
+        tensor = TensorProto(name=name, dims=shape, data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
+        for key, value in [("location", location), ("offset", offset), ("length", size)]:
+            tensor.external_data.add(key=key, value=str(value))
+        return tensor
+
+
+def measured(command):
+    """Seconds of the process and its largest resident set in MB."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    error = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(map(str, command))}\n{error.decode()}")
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000
+
+
+def rows(tool, directory, layers, width, where):
+    path = directory / "model.onnx"
+    weights = inside if where == INLINE else Beside(directory, where == MANY)
+    made = model(layers, width, weights)
+    onnx.save(made, path)
+    size = sum(4 * int(np.prod(t.dims)) for t in made.graph.initializer)
+    nodes = len(made.graph.node)
+    del made
+    out, artifact, back = directory / "out.onnx", directory / "a.fam", directory / "back.onnx"
+    commands = {
+        "print": ["print", path],
+        "inspect": ["inspect", path],
+        "grad": ["grad", path, "--of", "logits", "--wrt", "parameters", "-o", out],
+        "jvp": ["jvp", path, "--of", "logits", "--wrt", "x", "-o", out],
+        "inject": ["inject", path, "--layer", "fc", "--lambda", "0.1", "-o", artifact],
+        "export": ["export", artifact, "-o", back],
+    }
+    cells = [f"{nodes:,}", f"{size / 1e6:,.0f} MB {where}"]
+    for command in commands.values():
+        seconds, memory = measured([tool, *command])
+        cells.append(f"{seconds:.2f} s, {memory:,.0f} MB")
+        for left in [out, out.with_suffix(".onnx.data")]:
+            left.unlink(missing_ok=True)
+    return cells, list(commands)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tool", default="target/release/fam-onnx")
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--directory", help="where the models are made")
+    arguments = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+    sizes = [(33, 8, INLINE), (333, 8, INLINE), (3333, 8, INLINE), (12, 1024, INLINE), (12, 1024, MANY)]
+    if arguments.large:
+        sizes += [(33333, 8, INLINE), (60, 2048, INLINE), (60, 2048, ONE), (115, 2048, ONE), (115, 2048, MANY)]
+        sizes += [(300, 2048, ONE)]
+    header = None
+    for layers, width, where in sizes:
+        directory = pathlib.Path(tempfile.mkdtemp(dir=arguments.directory))
+        try:
+            cells, commands = rows(arguments.tool, directory, layers, width, where)
+        finally:
+            shutil.rmtree(directory)
+        if header is None:
+            header = ["nodes", "weights", *commands]
+            print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
