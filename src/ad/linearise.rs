@@ -6,6 +6,7 @@ use crate::ir::{Dim, Node, Val, ValueId, same_or_one};
 use crate::linear::Cotangent;
 use crate::ops::{self, Cx, Tangent};
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::rc::Rc;
 
 /// The derivative of some values in others, as linear maps on a tape.
 pub struct Linearised<'g> {
@@ -222,7 +223,7 @@ impl<'g> Linearised<'g> {
         id: usize,
         lead: Option<&Dim>,
     ) -> Option<Val<'g>> {
-        let shape = |at: usize| self.tape.node(at).shape;
+        let shape = |at: usize| self.tape.node(at).shape.clone();
         match (values[x], values[y]) {
             (Some(v), Some(w)) => {
                 let rank = shape(id).len();
@@ -236,12 +237,12 @@ impl<'g> Linearised<'g> {
 
     /// The shape at a place of the tape.
     pub(super) fn shape(&self, id: usize) -> Vec<Dim> {
-        self.tape.node(id).shape
+        self.tape.node(id).shape.clone()
     }
 
     /// A summand whose partner is zero still has the sum's shape.
     fn grown(&self, v: Val<'g>, from: usize, to: usize, lead: Option<&Dim>) -> Val<'g> {
-        let (small, big) = (self.tape.node(from).shape, self.tape.node(to).shape);
+        let (small, big) = (self.shape(from), self.shape(to));
         if small == big {
             return v;
         }
@@ -277,13 +278,13 @@ impl<'g> Linearised<'g> {
                 Kind::Source(k) => accumulate(&mut result[*k], ct),
                 Kind::Sum(x, y) => {
                     for part in [*x, *y] {
-                        let shape = self.tape.node(part).shape;
-                        accumulate(&mut pulled[part], ct.clone().unbroadcast(&shape, lead));
+                        let shape = &self.tape.node(part).shape;
+                        accumulate(&mut pulled[part], ct.clone().unbroadcast(shape, lead));
                     }
                 }
                 Kind::Apply(map, x) => {
-                    let shape = self.tape.node(*x).shape;
-                    accumulate(&mut pulled[*x], map.transpose(ct, &shape, lead));
+                    let shape = &self.tape.node(*x).shape;
+                    accumulate(&mut pulled[*x], map.transpose(ct, shape, lead));
                 }
                 Kind::Joint(..) => {}
                 Kind::Part(of, k) => {
@@ -309,14 +310,14 @@ impl<'g> Linearised<'g> {
             if !needed[id] {
                 continue;
             }
-            match self.tape.node(id).kind {
+            match &self.tape.node(id).kind {
                 Kind::Source(_) => {}
-                Kind::Sum(x, y) => {
+                &Kind::Sum(x, y) => {
                     needed[x] = true;
                     needed[y] = true;
                 }
-                Kind::Apply(_, x) | Kind::Part(x, _) => needed[x] = true,
-                Kind::Joint(_, inputs) => inputs.into_iter().flatten().for_each(|x| needed[x] = true),
+                &Kind::Apply(_, x) | &Kind::Part(x, _) => needed[x] = true,
+                Kind::Joint(_, inputs) => inputs.iter().copied().flatten().for_each(|x| needed[x] = true),
             }
         }
         needed
@@ -328,12 +329,12 @@ impl<'g> Linearised<'g> {
     }
 
     /// The whole tape, in order.
-    pub fn tape_nodes(&self) -> Vec<TanNode<'g>> {
+    pub fn tape_nodes(&self) -> Vec<Rc<TanNode<'g>>> {
         (0..self.tape.len()).map(|id| self.tape.node(id)).collect()
     }
 
     /// The linear maps on the way, with the names of the nodes they come from: for looking at a derivative's structure.
-    pub fn maps(&self) -> Vec<TanNode<'g>> {
+    pub fn maps(&self) -> Vec<Rc<TanNode<'g>>> {
         let needed = self.needed();
         (0..self.tape.len()).filter(|&id| needed[id]).map(|id| self.tape.node(id)).collect()
     }

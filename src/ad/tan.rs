@@ -12,7 +12,7 @@ use std::rc::Rc;
 /// The linear maps between the tangents of values, in the order they are applied.
 pub struct Tape<'g> {
     pub builder: &'g Builder,
-    nodes: RefCell<Vec<TanNode<'g>>>,
+    nodes: RefCell<Vec<Rc<TanNode<'g>>>>,
     /// The tangents of values, as far as they are known.
     known: RefCell<HashMap<ValueId, Tan<'g>>>,
     scope: RefCell<String>,
@@ -116,13 +116,13 @@ impl<'g> Tape<'g> {
         self.nodes.borrow().len()
     }
 
-    pub fn node(&self, id: usize) -> TanNode<'g> {
+    pub fn node(&self, id: usize) -> Rc<TanNode<'g>> {
         self.nodes.borrow()[id].clone()
     }
 
     fn push(&'g self, kind: Kind<'g>, shape: Vec<Dim>, dtype: DType) -> Tan<'g> {
         let mut nodes = self.nodes.borrow_mut();
-        nodes.push(TanNode { kind, shape, dtype, scope: self.scope.borrow().clone() });
+        nodes.push(Rc::new(TanNode { kind, shape, dtype, scope: self.scope.borrow().clone() }));
         Tan { tape: self, id: Some(nodes.len() - 1) }
     }
 }

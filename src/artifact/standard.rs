@@ -11,6 +11,7 @@ use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, Valu
 use crate::loss::{LossModel, Settings};
 use crate::optim::{self, Optimizer, Sgd, Step};
 use crate::simplify;
+use foldhash::HashMap;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -209,24 +210,29 @@ fn assemble(model: &Model, options: &Options) -> Result<Plan> {
         .chain([names.objective.clone()])
         .collect();
     let loss = std::slice::from_ref(&names.loss);
-    let forward = size(&whole, &[loss]);
-    let plain = size(&whole, &[loss, &names.plain, &of(&names.statistics)]);
-    let with_kappa = size(&whole, &[&scalars, &of(&names.gradients), &of(&names.statistics)]);
+    let known = whole.by_name();
+    let size = |outputs: &[&[String]]| size(&whole, &known, outputs);
+    let forward = size(&[loss]);
+    let plain = size(&[loss, &names.plain, &of(&names.statistics)]);
+    let with_kappa = size(&[&scalars, &of(&names.gradients), &of(&names.statistics)]);
     let beyond =
         |a: Size, b: Size| Size { nodes: a.nodes.saturating_sub(b.nodes), flops: (a.flops - b.flops).max(0.0) };
     let memory = |model: Model| cost::memory::of_graph(&model.graph);
-    let cutter = Cutter { model, whole: &whole, opened: &opened };
+    let cutter = Cutter { model, whole: &whole, known: &known, opened: &opened };
     let plain_memory = memory(cutter.cut("plain", &[loss, &names.plain_steps, &of(&names.statistics)])?);
     let evaluate = match options.train_batch_norm || options.train_dropout {
         true => evaluation(model, options, &ways)?,
         false => cutter.evaluate(&names)?,
     };
     let gradient = cutter.cut("gradient", &[&scalars, &of(&names.gradients), &of(&names.statistics)])?;
-    let optimizer = optimizer(model, &whole, &names, options)?;
+    let optimizer = optimizer(model, &whole, &known, &names, options)?;
     let norm: Vec<String> = names.gradient_norm.iter().cloned().collect();
-    let keep = cutter.keep();
     let outputs = [&scalars[..], &norm, &of(&names.steps), &of(&names.statistics)].concat();
-    let train = cut_off(model, whole, "train", &outputs, &|id| keep.contains(&id));
+    let keep = cutter.keep();
+    let outline = Outline::of(&whole, &known, &outputs, &|id| keep.contains(&id));
+    drop(known);
+    let train = simplify::into_part(whole, &outline.inputs, &outline.outputs, &outline.live);
+    let train = named(model, "train", train);
     let memory = Memory { plain: plain_memory, whole: cost::memory::of_graph(&train.graph) };
     let report =
         Report { layers, forward, plain: beyond(plain, forward), fam: beyond(with_kappa, plain), memory, notes };
@@ -254,7 +260,7 @@ fn evaluation(model: &Model, options: &Options, ways: &[Way]) -> Result<Model> {
     let names = name_outputs(&b, &traced, &options, learning_rate);
     drop(traced);
     let whole = simplify::emitted(b.finish()?);
-    Cutter { model, whole: &whole, opened: &opened }.evaluate(&names)
+    Cutter { model, whole: &whole, known: &whole.by_name(), opened: &opened }.evaluate(&names)
 }
 
 /// The names that inputs and outputs got in the traced graph.
@@ -373,10 +379,14 @@ fn layer_reports(b: &Builder, traced: &Traced<'_>, options: &Options) -> Vec<Lay
     traced.layers.iter().zip(&options.layers).map(report).collect()
 }
 
+/// Values by their names.
+type Known<'a> = HashMap<&'a str, ValueId>;
+
 /// Cuts graphs out of the traced one.
 struct Cutter<'a> {
     model: &'a Model,
     whole: &'a Graph,
+    known: &'a Known<'a>,
     opened: &'a Opened,
 }
 
@@ -389,12 +399,13 @@ impl Cutter<'_> {
     /// The graph of these outputs, with the model's inputs, every parameter, and whatever else it reads.
     fn cut(&self, name: &str, outputs: &[&[String]]) -> Result<Model> {
         let keep = self.keep();
-        cut(self.model, self.whole, name, &outputs.concat(), &|id| keep.contains(&id))
+        let outline = Outline::of(self.whole, self.known, &outputs.concat(), &|id| keep.contains(&id));
+        Ok(outline.cut(self.model, self.whole, name))
     }
 
     /// The model's inputs and parameters.
     fn keep(&self) -> ValueSet {
-        let own = self.opened.inputs.iter().filter_map(|n| self.whole.find(n));
+        let own = self.opened.inputs.iter().filter_map(|n| self.known.get(n.as_str()).copied());
         own.chain(self.opened.parameters.iter().map(|p| p.value)).collect()
     }
 }
@@ -407,12 +418,15 @@ struct Outline {
 }
 
 impl Outline {
-    fn of(whole: &Graph, outputs: &[String], keep: &dyn Fn(ValueId) -> bool) -> Outline {
-        let known = whole.by_name();
+    fn of(whole: &Graph, known: &Known<'_>, outputs: &[String], keep: &dyn Fn(ValueId) -> bool) -> Outline {
         let outputs: Vec<ValueId> = outputs.iter().filter_map(|n| known.get(n.as_str()).copied()).collect();
         let live = whole.ancestors(&outputs);
         let inputs = whole.inputs.iter().copied().filter(|id| live.contains(id) || keep(*id)).collect();
         Outline { inputs, outputs, live }
+    }
+
+    fn cut(&self, model: &Model, whole: &Graph, name: &str) -> Model {
+        named(model, name, simplify::part(whole, &self.inputs, &self.outputs, &self.live))
     }
 }
 
@@ -423,14 +437,7 @@ pub(super) fn cut(
     outputs: &[String],
     keep: &dyn Fn(ValueId) -> bool,
 ) -> Result<Model> {
-    let Outline { inputs, outputs, live } = Outline::of(whole, outputs, keep);
-    Ok(named(model, name, simplify::part(whole, &inputs, &outputs, &live)))
-}
-
-/// As [`cut`], of a graph that is not needed any more.
-fn cut_off(model: &Model, whole: Graph, name: &str, outputs: &[String], keep: &dyn Fn(ValueId) -> bool) -> Model {
-    let Outline { inputs, outputs, live } = Outline::of(&whole, outputs, keep);
-    named(model, name, simplify::into_part(whole, &inputs, &outputs, &live))
+    Ok(Outline::of(whole, &whole.by_name(), outputs, keep).cut(model, whole, name))
 }
 
 fn named(model: &Model, name: &str, part: Graph) -> Model {
@@ -439,10 +446,9 @@ fn named(model: &Model, name: &str, part: Graph) -> Model {
 }
 
 /// Parameters, gradients, state and the learning rate → new parameters and state, and the gradients' norm.
-fn optimizer(model: &Model, whole: &Graph, names: &Names, options: &Options) -> Result<Model> {
+fn optimizer(model: &Model, whole: &Graph, known: &Known<'_>, names: &Names, options: &Options) -> Result<Model> {
     let b = Builder::new();
     let mut inputs: Vec<(Val, Val)> = Vec::new();
-    let known = whole.by_name();
     for (parameter, gradient) in &names.gradients {
         let fact =
             known.get(parameter.as_str()).map(|&id| whole.value(id).fact.clone()).unwrap_or(Fact::unknown(DType::F32));
@@ -582,8 +588,7 @@ fn initial_tensors(model: &Model, manifest: &Manifest) -> BTreeMap<String, Tenso
 }
 
 /// Of the nodes that these outputs need.
-fn size(whole: &Graph, outputs: &[&[String]]) -> Size {
-    let known = whole.by_name();
+fn size(whole: &Graph, known: &Known<'_>, outputs: &[&[String]]) -> Size {
     let of: Vec<ValueId> = outputs.concat().iter().filter_map(|name| known.get(name.as_str()).copied()).collect();
     let live = whole.ancestors(&of);
     let needed = |node: &&Node| node.outputs.iter().flatten().any(|id| live.contains(id));

@@ -12,6 +12,7 @@ use super::stretch::Stretches;
 use crate::ad::Kind;
 use crate::ir::Dim;
 use crate::linear::Linear;
+use std::ops::Range;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Class {
@@ -127,6 +128,9 @@ fn deciding(stretches: &Stretches<'_, '_>, lanes: usize, smoothly: bool) -> Vec<
     let mut open = Lanes::first(lanes);
     let predict = tapes.prediction.map_or(Lanes::NONE, |id| stretches.reached(id));
     for (id, node) in tapes.nodes.iter().enumerate().skip(stretches.first) {
+        if open.is_empty() {
+            break;
+        }
         let sloping = match (&node.kind, smoothly) {
             // How bodies bend is not looked into.
             (Kind::Joint(..), _) => !Lanes::NONE,
@@ -143,6 +147,7 @@ fn deciding(stretches: &Stretches<'_, '_>, lanes: usize, smoothly: bool) -> Vec<
 }
 
 /// Where an axis of that size of some lanes is, at one place of the tape.
+#[derive(Clone, Copy)]
 struct Followed {
     place: Place,
     /// The number of the axis' size.
@@ -155,6 +160,25 @@ fn add(all: &mut Vec<Followed>, new: Followed) {
         Some(same) => same.lanes |= new.lanes,
         None if new.lanes.is_empty() => {}
         None => all.push(new),
+    }
+}
+
+/// What is followed at each place of a tape so far.
+struct Trail {
+    all: Vec<Followed>,
+    /// Where in `all` it stands.
+    places: Vec<Range<usize>>,
+}
+
+impl Trail {
+    fn at(&self, id: usize) -> &[Followed] {
+        self.places.get(id).map_or(&[], |place| &self.all[place.clone()])
+    }
+
+    fn push(&mut self, here: &[Followed]) {
+        let start = self.all.len();
+        self.all.extend_from_slice(here);
+        self.places.push(start..self.all.len());
     }
 }
 
@@ -175,13 +199,19 @@ fn follow(stretches: &Stretches<'_, '_>, axis: usize, sizes: &[Option<Dim>]) -> 
     // Lanes whose entries have not met so far.
     let mut alive = lanes().fold(Lanes::NONE, |all, (lane, _)| all | Lanes::one(lane));
     let mut met: Vec<Option<usize>> = vec![None; sizes.len()];
-    let mut at: Vec<Vec<Followed>> = (0..=loss).map(|_| Vec::new()).collect();
+    let mut trail = Trail { all: Vec::new(), places: vec![0..0; stretches.first] };
+    let (mut here, mut there) = (Vec::new(), Vec::new());
     for id in stretches.first..=loss {
+        if alive.is_empty() {
+            break;
+        }
         let node = &tapes.nodes[id];
         let active = stretches.passes(id) & alive;
-        let mut here = Vec::new();
+        here.clear();
         if !active.is_empty() && (tapes.to_loss[id] || tapes.to_prediction[id]) {
-            for found in moved(stretches, &at, id, &distinct) {
+            there.clear();
+            moved(stretches, &trail, id, &distinct, &mut there);
+            for &found in &there {
                 let lanes = found.lanes & active;
                 // An axis of size 1 that grows is one sample that many rows read.
                 let kept = match found.place {
@@ -203,10 +233,10 @@ fn follow(stretches: &Stretches<'_, '_>, axis: usize, sizes: &[Option<Dim>]) -> 
                 .into_iter()
                 .for_each(|size| add(&mut here, Followed { place, size, lanes: Lanes::one(lane) }));
         }
-        at[id] = here;
+        trail.push(&here);
     }
     let place = |id: Option<usize>, lane: usize| {
-        let found = at.get(id?)?.iter().find(|found| found.lanes.contains(lane))?;
+        let found = trail.at(id?).iter().find(|found| found.lanes.contains(lane))?;
         Some(found.place)
     };
     let name = |id: usize| Axis::Meets(tapes.nodes[id].scope.clone());
@@ -222,48 +252,46 @@ fn follow(stretches: &Stretches<'_, '_>, axis: usize, sizes: &[Option<Dim>]) -> 
     axes
 }
 
-/// Where the followed axes are behind the map at place `id`; lanes whose entries meet there are left out.
-fn moved(stretches: &Stretches<'_, '_>, at: &[Vec<Followed>], id: usize, sizes: &[&Dim]) -> Vec<Followed> {
+/// Adds where the followed axes are behind the map at place `id`; lanes whose entries meet there are left out.
+fn moved(stretches: &Stretches<'_, '_>, trail: &Trail, id: usize, sizes: &[&Dim], made: &mut Vec<Followed>) {
     let nodes = stretches.tapes.nodes;
     let to = &nodes[id].shape;
-    let mut made = Vec::new();
     match &nodes[id].kind {
         // What bodies do with the samples is not followed.
         Kind::Source(_) | Kind::Joint(..) | Kind::Part(..) => {}
         Kind::Sum(x, y) => {
-            let (by_x, by_y) = (grown(&at[*x], &nodes[*x].shape, to), grown(&at[*y], &nodes[*y].shape, to));
-            let alike = |a: &&Followed, b: &&Followed| a.place == b.place && a.size == b.size;
-            for found in &by_x {
-                let same = by_y.iter().find(|other| alike(&found, other)).map_or(Lanes::NONE, |other| other.lanes);
+            let grown = |x: usize| trail.at(x).iter().map(move |found| grown(found, &nodes[x].shape, to));
+            let alike = |a: &Followed, b: &Followed| a.place == b.place && a.size == b.size;
+            for found in grown(*x) {
+                let same = grown(*y).find(|other| alike(&found, other)).map_or(Lanes::NONE, |other| other.lanes);
                 let lanes = found.lanes & (!stretches.reached(*y) | same);
-                add(&mut made, Followed { lanes, ..*found });
+                add(made, Followed { lanes, ..found });
             }
-            for found in &by_y {
-                add(&mut made, Followed { lanes: found.lanes & !stretches.reached(*x), ..*found });
+            for found in grown(*y) {
+                add(made, Followed { lanes: found.lanes & !stretches.reached(*x), ..found });
             }
         }
         Kind::Apply(map, x) => {
             let from = &nodes[*x].shape;
-            for &Followed { place, size, lanes } in &at[*x] {
+            for &Followed { place, size, lanes } in trail.at(*x) {
                 let (place, lanes) = match place {
                     // Behind a sum nothing may bend.
                     Place::Summed => (Some(place), lanes & !stretches.smoothly(id)),
                     Place::Axis(axis) => (place_behind(map, axis, from, to, sizes[size]), lanes),
                 };
-                place.into_iter().for_each(|place| add(&mut made, Followed { place, size, lanes }));
+                place.into_iter().for_each(|place| add(made, Followed { place, size, lanes }));
             }
         }
     }
-    made
 }
 
-/// Where axes stand in a sum: broadcasting aligns axes at the end.
-fn grown(at: &[Followed], from: &[Dim], to: &[Dim]) -> Vec<Followed> {
-    let place = |place: Place| match place {
+/// Where an axis stands in a sum: broadcasting aligns axes at the end.
+fn grown(found: &Followed, from: &[Dim], to: &[Dim]) -> Followed {
+    let place = match found.place {
         Place::Axis(axis) => Place::Axis(axis + to.len() - from.len()),
         Place::Summed => Place::Summed,
     };
-    at.iter().map(|found| Followed { place: place(found.place), ..*found }).collect()
+    Followed { place, ..*found }
 }
 
 /// Where an axis is.

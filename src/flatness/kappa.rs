@@ -13,6 +13,7 @@ use crate::cost::Cost;
 use crate::error::{Error, Result};
 use crate::ir::{Builder, Val};
 use crate::loss::Curvature;
+use std::rc::Rc;
 
 /// `Σ_s ⟨w_s, w_s'⟩ Tr H_{s,s'}` or `‖W‖² Tr H`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +113,7 @@ pub(super) fn in_weight(layer: &Layer, z: Val<'_>) -> bool {
 }
 
 /// Elements of the largest tangent on a tape.
-fn width(nodes: &[TanNode<'_>]) -> f64 {
+fn width(nodes: &[Rc<TanNode<'_>>]) -> f64 {
     nodes.iter().map(|node| crate::cost::elements_of(&node.shape)).fold(1.0, f64::max)
 }
 

@@ -5,12 +5,13 @@ use crate::ad::{Kind, TanNode};
 use crate::cost::size_of;
 use crate::ir::Dim;
 use crate::linear::Linear;
+use std::rc::Rc;
 
 /// Of each axis of a place, whether its cotangent varies along it.
 pub type Varies = Vec<bool>;
 
 /// Of each place that reaches `end`, by `on_way`, along which axes its cotangent from there varies.
-pub fn cotangents(nodes: &[TanNode<'_>], on_way: &[bool], end: usize) -> Vec<Option<Varies>> {
+pub fn cotangents(nodes: &[Rc<TanNode<'_>>], on_way: &[bool], end: usize) -> Vec<Option<Varies>> {
     let mut found: Vec<Option<Varies>> = vec![None; nodes.len()];
     found[end] = Some(vec![true; nodes[end].shape.len()]);
     for id in (0..=end).rev().filter(|&id| on_way[id]) {

@@ -8,10 +8,11 @@ use crate::ad::{Kind, Linearised, TanNode};
 use crate::ir::{Builder, Graph, Node, ValueId};
 use crate::ops::{self, Tangent};
 use std::collections::HashMap;
+use std::rc::Rc;
 
 /// A linearisation of the loss and of what it reads, in this order, with its tape.
 pub struct Tapes<'a, 'g> {
-    pub nodes: &'a [TanNode<'g>],
+    pub nodes: &'a [Rc<TanNode<'g>>],
     pub linear: &'a Linearised<'g>,
     /// The places of the loss and of what it reads; `None` where no tangent gets there.
     pub loss: Option<usize>,
@@ -25,7 +26,7 @@ pub struct Tapes<'a, 'g> {
 }
 
 impl<'a, 'g> Tapes<'a, 'g> {
-    pub fn new(b: &Builder, nodes: &'a [TanNode<'g>], linear: &'a Linearised<'g>) -> Self {
+    pub fn new(b: &Builder, nodes: &'a [Rc<TanNode<'g>>], linear: &'a Linearised<'g>) -> Self {
         let at = |k: usize| linear.of.get(k).and_then(|t| t.id());
         let (loss, prediction) = (at(0), at(1));
         let to_prediction = above(nodes, prediction);
@@ -67,7 +68,7 @@ fn operands(node: &TanNode<'_>) -> impl Iterator<Item = usize> {
 }
 
 /// Places that `of` needs.
-fn above(nodes: &[TanNode<'_>], of: Option<usize>) -> Vec<bool> {
+fn above(nodes: &[Rc<TanNode<'_>>], of: Option<usize>) -> Vec<bool> {
     let mut needed = vec![false; nodes.len()];
     let Some(of) = of else { return needed };
     needed[of] = true;
@@ -193,8 +194,8 @@ struct Slopes {
 }
 
 impl Slopes {
-    fn of(graph: &Graph, nodes: &[TanNode<'_>]) -> Slopes {
-        let coefficients = || nodes.iter().filter_map(coefficient);
+    fn of(graph: &Graph, nodes: &[Rc<TanNode<'_>>]) -> Slopes {
+        let coefficients = || nodes.iter().filter_map(|node| coefficient(node));
         let made = |id: ValueId| graph.value(id).producer.map_or(0, |node| node.0 as usize + 1);
         let constant = |node: &Node| {
             let known = ops::lookup(&node.op).filter(|_| node.domain.is_empty());
