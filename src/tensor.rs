@@ -3,9 +3,11 @@
 
 use std::{
     borrow::Cow,
+    cmp::Reverse,
     collections::BTreeMap,
     fmt,
     fs::File,
+    io::Write,
     ops::Deref,
     path::{Path, PathBuf},
 };
@@ -13,7 +15,8 @@ use std::{
 use half::{bf16, f16};
 
 pub use crate::ir::DType;
-use crate::ir::{Bytes, MappedFile, small};
+use crate::ir::{self, Bytes, MappedFile, small};
+use safetensors::tensor::{Metadata, TensorInfo};
 
 #[cfg(target_endian = "big")]
 compile_error!("tensors are kept in the byte order of safetensors and ONNX, which is little-endian");
@@ -241,6 +244,40 @@ const SAFETENSORS: [(DType, safetensors::Dtype); 13] = [
     (DType::U64, safetensors::Dtype::U64),
     (DType::Bool, safetensors::Dtype::BOOL),
 ];
+
+/// Writes a safetensors file, known as `path`, a tensor at a time.
+///
+/// # Errors
+/// [`Error::Strings`], [`Error::Encode`]; [`Error::Io`].
+pub(crate) fn write_safetensors(
+    tensors: &BTreeMap<String, ir::Tensor>,
+    out: &mut impl Write,
+    path: &Path,
+) -> Result<(), Error> {
+    let mut all = Vec::new();
+    for (name, tensor) in tensors {
+        all.push((to_safetensors(tensor.dtype).ok_or(Error::Strings)?, name, tensor));
+    }
+    // Large elements first, so that all are aligned; the order of names stays.
+    all.sort_by_key(|(dtype, ..)| Reverse(*dtype));
+    let mut end = 0;
+    let infos = all.iter().map(|(dtype, name, tensor)| {
+        let start = end;
+        end += tensor.bytes.len();
+        let (shape, data_offsets) = (tensor.shape.clone(), (start, end));
+        ((*name).clone(), TensorInfo { dtype: *dtype, shape, data_offsets })
+    });
+    let encode = |source| Error::Encode { source };
+    let header = Metadata::new(None, infos.collect()).map_err(encode)?;
+    let mut header = serde_json::to_vec(&header).map_err(|error| encode(error.into()))?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let mut write = || {
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(&header)?;
+        all.iter().try_for_each(|(_, _, tensor)| tensor.bytes.write_to(out))
+    };
+    write().map_err(|source| Error::Io { path: path.to_owned(), source })
+}
 
 pub(crate) fn from_safetensors(dtype: safetensors::Dtype) -> Option<DType> {
     SAFETENSORS.iter().find(|row| row.1 == dtype).map(|row| row.0)

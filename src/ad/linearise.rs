@@ -5,7 +5,8 @@ use crate::error::{Error, Result, Unsupported};
 use crate::ir::{Dim, Node, Val, ValueId, same_or_one};
 use crate::linear::Cotangent;
 use crate::ops::{self, Cx, Tangent};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use foldhash::{HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 /// The derivative of some values in others, as linear maps on a tape.
@@ -31,7 +32,7 @@ pub fn linearise<'g>(tape: &'g Tape<'g>, of: &[Val<'g>], wrt: &[Val<'g>]) -> Res
             .cloned()
             .collect()
     });
-    let mut walk = Walk { tape, tangents: HashMap::new(), variables: wrt_ids.into_iter().collect() };
+    let mut walk = Walk { tape, tangents: HashMap::default(), variables: wrt_ids.into_iter().collect() };
     for (k, &value) in wrt.iter().enumerate() {
         if value.dtype().is_float() {
             walk.note(value.id(), tape.source(k, value));
@@ -68,7 +69,7 @@ pub(crate) fn tangent_of<'g>(tape: &'g Tape<'g>, of: Val<'g>, mut known: HashMap
 /// tangents the tape has become known.
 fn between<'g>(tape: &Tape<'g>, of: ValueId, known: &mut HashMap<ValueId, Tan<'g>>) -> Vec<Node> {
     tape.builder.read(|g| {
-        let (mut seen, mut nodes, mut next) = (HashSet::new(), BTreeSet::new(), vec![of]);
+        let (mut seen, mut nodes, mut next) = (HashSet::default(), BTreeSet::new(), vec![of]);
         while let Some(id) = next.pop() {
             if known.contains_key(&id) || !seen.insert(id) || !g.value(id).fact.dtype.is_float() {
                 continue;
@@ -179,7 +180,7 @@ impl<'g> Linearised<'g> {
 
     /// The tangents at every place of the tape that some `of` needs.
     pub(super) fn push(&self, tangents: &[Option<Val<'g>>], lead: Option<&Dim>) -> Vec<Option<Val<'g>>> {
-        let mut joint: HashMap<usize, Vec<Option<Val<'g>>>> = HashMap::new();
+        let mut joint: HashMap<usize, Vec<Option<Val<'g>>>> = HashMap::default();
         self.walk("tangent", |pushed, id, node| match &node.kind {
             Kind::Source(k) => tangents.get(*k).copied().flatten(),
             Kind::Sum(x, y) => self.sum(pushed, (*x, *y), id, lead),
@@ -256,7 +257,7 @@ impl<'g> Linearised<'g> {
         let b = self.tape.builder;
         let scope = b.current_scope();
         let mut pulled: Vec<Option<Cotangent<'g>>> = vec![None; self.tape.len()];
-        let mut joint: HashMap<usize, Vec<Option<Cotangent<'g>>>> = HashMap::new();
+        let mut joint: HashMap<usize, Vec<Option<Cotangent<'g>>>> = HashMap::default();
         let mut result: Vec<Option<Cotangent<'g>>> = vec![None; self.sources];
         for (t, ct) in self.of.iter().zip(cotangents) {
             if let (Some(id), Some(ct)) = (t.id(), ct) {

@@ -7,7 +7,7 @@
 use super::{Kind, Linearised, Tape, linearise};
 use crate::error::Result;
 use crate::ir::{Builder, Dim, Val, ValueId};
-use std::collections::{HashMap, HashSet};
+use foldhash::{HashMap, HashSet};
 
 /// `(v, w) ↦ D²of[v, w]` in one variable.
 pub struct Second<'g> {
@@ -31,7 +31,7 @@ impl<'g> Second<'g> {
         let first = linearise(tape, &[of], &[wrt])?;
         let below = builder.read(|g| g.descendants(&[wrt.id()]));
         let maps = first.maps();
-        let mut seen = HashSet::new();
+        let mut seen = HashSet::default();
         let mut coefficients: Vec<Val<'g>> = Vec::new();
         for node in &maps {
             let Kind::Apply(map, _) = &node.kind else { continue };

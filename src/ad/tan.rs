@@ -4,8 +4,8 @@ use crate::control::Joint;
 use crate::error::Unsupported;
 use crate::ir::{Builder, DType, Dim, Val, ValueId};
 use crate::linear::{AveragePool, ConvGeometry, Linear};
+use foldhash::HashMap;
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 use std::rc::Rc;
 

@@ -7,7 +7,7 @@ use super::trace::{self, Opened, Traced, Way};
 use crate::cost;
 use crate::error::{Error, Result};
 use crate::flatness::{Estimator, Measure, Probes};
-use crate::ir::{Builder, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, ValueId, ValueSet, fixed};
+use crate::ir::{Builder, Bytes, DType, Dim, Fact, Graph, Model, Node, Tensor, Val, ValueId, ValueSet, fixed};
 use crate::loss::{LossModel, Settings};
 use crate::optim::{self, Optimizer, Sgd, Step};
 use crate::simplify;
@@ -582,7 +582,8 @@ fn initial_tensors(model: &Model, manifest: &Manifest) -> BTreeMap<String, Tenso
     let parameters = manifest.parameters.iter().filter_map(|p| Some((p.name.clone(), data(&p.name)?)));
     let state = manifest.state.iter().filter(|s| data(&s.name).is_none()).map(|s| {
         let count: usize = s.shape.iter().product();
-        (s.name.clone(), Tensor::from_bytes(s.dtype, s.shape.clone(), vec![0; count * s.dtype.size()]))
+        let bytes = Bytes::zeros(count * s.dtype.size());
+        (s.name.clone(), Tensor { dtype: s.dtype, shape: s.shape.clone(), bytes, strings: Vec::new() })
     });
     parameters.chain(state).collect()
 }

@@ -4,13 +4,13 @@ use super::manifest::{self, FileEntry, Manifest};
 use super::ort_training::Record;
 use super::standard::Plan;
 use crate::error::{Error, Result};
-use crate::ir::{Bytes, Tensor};
+use crate::ir::Tensor;
 use crate::{files, onnx, tensor};
-use safetensors::{SafeTensorError, View};
-use std::borrow::Cow;
+use sha2::{Digest, Sha256};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// `MODEL-STEM.fam` beside nothing else: in the current directory.
@@ -97,76 +97,56 @@ pub fn write(plan: &Plan, inference: &[u8], directory: &Path, force: bool) -> Re
     save(manifest::MODEL, inference)?;
     let parameters = draft.path().join(manifest::PARAMETERS);
     let known = directory.join(manifest::PARAMETERS);
-    save_tensors(&plan.tensors, &parameters, &known)?;
-    let sha256 = manifest::sha256_file(&parameters).map_err(at(&known))?;
+    let sha256 = save_tensors(&plan.tensors, &parameters, &known)?;
     manifest.files.insert(manifest::PARAMETERS.to_string(), FileEntry { sha256 });
     let text = manifest.to_json()?;
     files::write(&draft.path().join(manifest::FILE), text.as_bytes()).map_err(at(&directory.join(manifest::FILE)))?;
     draft.finish()
 }
 
-/// A tensor that is read when its turn comes: weights need not be in memory together.
-struct Stored<'t> {
-    dtype: safetensors::Dtype,
-    tensor: &'t Tensor,
+/// Writes the tensors to a safetensors file of a draft that will be known as `known`; its SHA-256.
+fn save_tensors(tensors: &BTreeMap<String, Tensor>, file: &Path, known: &Path) -> Result<String> {
+    let file = fs::File::create(file).map_err(at(known))?;
+    let mut out = Hashing { file: &file, hash: Sha256::new() };
+    tensor::write_safetensors(tensors, &mut out, known)?;
+    file.sync_all().map_err(at(known))?;
+    Ok(manifest::hex(&out.hash.finalize()))
 }
 
-impl View for Stored<'_> {
-    fn dtype(&self) -> safetensors::Dtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.tensor.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        if let Bytes::Owned(bytes) = &self.tensor.bytes {
-            return Cow::Borrowed(bytes);
-        }
-        let mut bytes = Vec::with_capacity(self.data_len());
-        match self.tensor.bytes.reader().read_to_end(&mut bytes) {
-            Ok(read) if read == self.data_len() => Cow::Owned(bytes),
-            _ => Cow::Borrowed(&self.tensor.bytes),
-        }
-    }
-
-    fn data_len(&self) -> usize {
-        self.tensor.bytes.len()
-    }
+/// A file with the digest of what is written to it.
+struct Hashing<'f> {
+    file: &'f fs::File,
+    hash: Sha256,
 }
 
-/// Writes the tensors to a file of a draft that will be known as `known`.
-fn save_tensors(tensors: &BTreeMap<String, Tensor>, file: &Path, known: &Path) -> Result<()> {
-    let mut stored: Vec<(&String, Stored)> = Vec::new();
-    for (name, tensor) in tensors {
-        let dtype = tensor::to_safetensors(tensor.dtype).ok_or(tensor::Error::Strings)?;
-        stored.push((name, Stored { dtype, tensor }));
+impl Write for Hashing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        Ok(written)
     }
-    // What takes its place is private, as temporary files are.
-    let permissions = fs::File::create(file).and_then(|file| file.metadata()).map_err(at(known))?.permissions();
-    match safetensors::serialize_to_file(stored, None, file) {
-        Ok(()) => {}
-        Err(SafeTensorError::IoError(error)) => return Err(at(known)(error)),
-        Err(source) => return Err(tensor::Error::Encode { source }.into()),
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
     }
-    let finished = || {
-        fs::set_permissions(file, permissions)?;
-        fs::File::open(file)?.sync_all()
-    };
-    finished().map_err(at(known))
 }
 
 /// Writes the tensors to a safetensors file: whole or not at all.
 pub(super) fn save_weights(tensors: &BTreeMap<String, Tensor>, path: &Path) -> Result<()> {
-    let draft = files::draft_beside(path, files::UNFINISHED).map_err(at(path))?;
-    let file = draft.path().join(manifest::PARAMETERS);
-    save_tensors(tensors, &file, path)?;
-    let rename = || {
-        fs::rename(&file, path)?;
-        files::sync_directory(&files::parent(path))
-    };
-    rename().map_err(at(path))
+    let fault = RefCell::new(None);
+    let written = files::write_with(path, |file| {
+        tensor::write_safetensors(tensors, file, path).map_err(|error| match error {
+            tensor::Error::Io { source, .. } => source,
+            other => {
+                fault.replace(Some(other));
+                std::io::ErrorKind::InvalidData.into()
+            }
+        })
+    });
+    match fault.take() {
+        Some(error) => Err(error.into()),
+        None => written.map_err(at(path)),
+    }
 }
 
 /// Moves the draft to its final name; what stood there before is moved aside first and removed last.

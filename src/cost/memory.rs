@@ -7,7 +7,7 @@
 
 use super::{ASSUMED_BATCH, is_view};
 use crate::ir::{Fact, Graph, Node, NodeId, ValueId};
-use std::collections::{HashMap, HashSet};
+use foldhash::{HashMap, HashSet};
 
 /// Bytes of a session that holds no tensor.
 const SESSION: f64 = 2e6;
@@ -84,7 +84,7 @@ fn order(graph: &Graph) -> Vec<NodeId> {
     let read: HashSet<ValueId> = graph.nodes.iter().flat_map(Node::reads).collect();
     let is_leaf = |id: &NodeId| !graph.node(*id).outputs.iter().flatten().any(|v| read.contains(v));
     let mut stack: Vec<(NodeId, bool)> = graph.node_ids().filter(is_leaf).map(|id| (id, false)).collect();
-    let (mut seen, mut order) = (HashSet::new(), Vec::with_capacity(graph.nodes.len()));
+    let (mut seen, mut order) = (HashSet::default(), Vec::with_capacity(graph.nodes.len()));
     while let Some((id, done)) = stack.pop() {
         if done {
             order.push(id);
@@ -136,7 +136,7 @@ impl Buffers {
 pub fn live(graph: &Graph) -> f64 {
     let order = order(graph);
     let outputs: HashSet<ValueId> = graph.outputs.iter().copied().collect();
-    let mut last: HashMap<ValueId, usize> = HashMap::new();
+    let mut last: HashMap<ValueId, usize> = HashMap::default();
     for (at, &id) in order.iter().enumerate() {
         last.extend(graph.node(id).reads().map(|v| (v, at)));
     }

@@ -164,7 +164,8 @@ fn add(all: &mut Vec<Followed>, new: Followed) {
 }
 
 /// What is followed at each place of a tape so far.
-struct Trail {
+#[derive(Default)]
+pub struct Trail {
     all: Vec<Followed>,
     /// Where in `all` it stands.
     places: Vec<Range<usize>>,
@@ -173,6 +174,13 @@ struct Trail {
 impl Trail {
     fn at(&self, id: usize) -> &[Followed] {
         self.places.get(id).map_or(&[], |place| &self.all[place.clone()])
+    }
+
+    /// Forgets everything; nothing is followed before place `first`.
+    fn begin(&mut self, first: usize) {
+        self.all.clear();
+        self.places.clear();
+        self.places.resize(first, 0..0);
     }
 
     fn push(&mut self, here: &[Followed]) {
@@ -199,7 +207,8 @@ fn follow(stretches: &Stretches<'_, '_>, axis: usize, sizes: &[Option<Dim>]) -> 
     // Lanes whose entries have not met so far.
     let mut alive = lanes().fold(Lanes::NONE, |all, (lane, _)| all | Lanes::one(lane));
     let mut met: Vec<Option<usize>> = vec![None; sizes.len()];
-    let mut trail = Trail { all: Vec::new(), places: vec![0..0; stretches.first] };
+    let mut trail = stretches.trail.borrow_mut();
+    trail.begin(stretches.first);
     let (mut here, mut there) = (Vec::new(), Vec::new());
     for id in stretches.first..=loss {
         if alive.is_empty() {

@@ -4,7 +4,8 @@ use super::form::{Form, Stored};
 use super::parameters::{Root, dequantises, is_seen_through, root_of, takes_parts};
 use crate::error::{Error, Result, nearest_names};
 use crate::ir::{Graph, Node, NodeId, ValueId};
-use std::collections::{BTreeSet, HashMap};
+use foldhash::HashMap;
+use std::collections::BTreeSet;
 
 #[derive(Clone, Debug)]
 pub struct Layer {
@@ -36,7 +37,7 @@ pub struct Layer {
 pub fn layers(graph: &Graph) -> Vec<Layer> {
     let uses = uses(graph);
     let mut layers: Vec<Layer> = graph.node_ids().filter_map(|id| layer_at(graph, id, &uses)).collect();
-    let mut named: HashMap<String, usize> = HashMap::new();
+    let mut named: HashMap<String, usize> = HashMap::default();
     for layer in &layers {
         *named.entry(layer.name.clone()).or_default() += 1;
     }
@@ -143,7 +144,7 @@ fn acting(graph: &Graph, node: &Node) -> Option<Acting> {
 /// and the like.
 fn uses(graph: &Graph) -> HashMap<ValueId, usize> {
     let mut root: HashMap<ValueId, ValueId> = graph.initializers().map(|id| (id, id)).collect();
-    let mut uses: HashMap<ValueId, usize> = HashMap::new();
+    let mut uses: HashMap<ValueId, usize> = HashMap::default();
     for node in &graph.nodes {
         // A shape is not a use of the weight's values.
         if matches!(node.op.as_str(), "Shape" | "Size") {

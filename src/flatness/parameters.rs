@@ -1,7 +1,7 @@
 //! Which initialisers training changes.
 
 use crate::ir::{Dim, Graph, Node, ValueId};
-use std::collections::{HashMap, HashSet};
+use foldhash::{HashMap, HashSet};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Parameter {
@@ -98,7 +98,7 @@ enum Role {
 fn roles(graph: &Graph) -> HashMap<ValueId, Vec<Role>> {
     let mut origin: HashMap<ValueId, ValueId> =
         graph.initializers().filter(|&id| graph.value(id).fact.dtype.is_float()).map(|id| (id, id)).collect();
-    let mut roles: HashMap<ValueId, Vec<Role>> = HashMap::new();
+    let mut roles: HashMap<ValueId, Vec<Role>> = HashMap::default();
     for node in graph.nodes.iter().filter(|n| n.domain.is_empty()) {
         for (i, input) in node.inputs.iter().enumerate() {
             let Some(&root) = input.as_ref().and_then(|id| origin.get(id)) else { continue };
@@ -161,7 +161,7 @@ pub(super) fn root_of(graph: &Graph, id: ValueId) -> Option<Root> {
     let mut chain = Vec::new();
     let (mut weight, mut whole): (_, Option<Vec<Dim>>) = (None, None);
     let mut at = id;
-    let mut seen = HashSet::new();
+    let mut seen = HashSet::default();
     while seen.insert(at) {
         let value = graph.value(at);
         if value.data.is_some() {

@@ -10,7 +10,7 @@ use crate::ad::{Kind, TanNode};
 use crate::cost::{Cost, Kernel, elements_of, elementwise, product, size_of, stacked};
 use crate::ir::Dim;
 use crate::linear::Linear;
-use std::collections::HashMap;
+use foldhash::HashMap;
 
 /// A reverse pass through a graph takes about twice what the graph does: a product has two factors.
 const WITH_GRADIENT: f64 = 3.0;

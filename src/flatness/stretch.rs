@@ -2,12 +2,14 @@
 //! which coefficients depend on it. A sweep over tape and graph serves [`Lanes::MOST`] layers, so that all layers of a model
 //! take little more than one.
 
+use super::head::Trail;
 use super::lanes::Lanes;
 use super::sharing::{self, Varies};
 use crate::ad::{Kind, Linearised, TanNode};
 use crate::ir::{Builder, Graph, Node, ValueId};
 use crate::ops::{self, Tangent};
-use std::collections::HashMap;
+use foldhash::HashMap;
+use std::cell::RefCell;
 use std::rc::Rc;
 
 /// A linearisation of the loss and of what it reads, in this order, with its tape.
@@ -97,22 +99,39 @@ pub struct Stretches<'a, 'g> {
     /// The first place where a lane begins.
     pub first: usize,
     depends: Dependence,
+    /// Where axes are followed.
+    pub trail: RefCell<Trail>,
 }
 
 impl<'a, 'g> Stretches<'a, 'g> {
-    pub fn new(b: &Builder, tapes: &'a Tapes<'a, 'g>, sources: &[Source]) -> Self {
-        let mut begins: HashMap<usize, Lanes> = HashMap::new();
+    /// Of no source yet.
+    pub fn new(tapes: &'a Tapes<'a, 'g>) -> Self {
+        let (places, values) = (tapes.nodes.len(), tapes.slopes.values);
+        let depends = Dependence { at_all: vec![Lanes::NONE; values], smoothly: vec![Lanes::NONE; values] };
+        Stretches {
+            tapes,
+            reached: vec![Lanes::NONE; places],
+            begins: HashMap::default(),
+            first: places,
+            depends,
+            trail: RefCell::default(),
+        }
+    }
+
+    /// The stretches from these sources take the place of those there were, in the same memory.
+    pub fn begin(&mut self, b: &Builder, sources: &[Source]) {
+        let Stretches { tapes, reached, begins, .. } = self;
+        begins.clear();
         for (lane, source) in sources.iter().enumerate() {
             *begins.entry(source.place).or_default() |= Lanes::one(lane);
         }
-        let first = sources.iter().map(|s| s.place).min().unwrap_or(tapes.nodes.len());
-        let mut reached = vec![Lanes::NONE; tapes.nodes.len()];
-        for (id, node) in tapes.nodes.iter().enumerate().skip(first) {
+        self.first = sources.iter().map(|s| s.place).min().unwrap_or(tapes.nodes.len());
+        reached.fill(Lanes::NONE);
+        for (id, node) in tapes.nodes.iter().enumerate().skip(self.first) {
             let own = begins.get(&id).copied().unwrap_or_default();
             reached[id] = operands(node).map(|x| reached[x]).fold(own, |all, lanes| all | lanes);
         }
-        let depends = b.read(|graph| Dependence::on(graph, &tapes.slopes, sources));
-        Stretches { tapes, reached, begins, first, depends }
+        b.read(|graph| self.depends.on(graph, &tapes.slopes, sources));
     }
 
     /// Lanes that reach a place or begin there.
@@ -152,37 +171,37 @@ fn of(lanes: &[Lanes], value: ValueId) -> Lanes {
 }
 
 impl Dependence {
-    /// In a graph with these slopes.
-    fn on(graph: &Graph, slopes: &Slopes, sources: &[Source]) -> Dependence {
-        let mut at_all = vec![Lanes::NONE; slopes.values];
-        let mut smoothly = at_all.clone();
+    /// Becomes that on these sources, in a graph with these slopes.
+    fn on(&mut self, graph: &Graph, slopes: &Slopes, sources: &[Source]) {
+        let Dependence { at_all, smoothly } = self;
+        at_all.fill(Lanes::NONE);
+        smoothly.fill(Lanes::NONE);
         let mark = |set: &mut [Lanes], value: ValueId, lanes: Lanes| {
             if let Some(found) = set.get_mut(value.0 as usize) {
                 *found |= lanes;
             }
         };
         for (lane, source) in sources.iter().enumerate() {
-            mark(&mut at_all, source.variable, Lanes::one(lane));
-            mark(&mut smoothly, source.variable, Lanes::one(lane));
+            mark(at_all, source.variable, Lanes::one(lane));
+            mark(smoothly, source.variable, Lanes::one(lane));
         }
         // What stands in front of all of them depends on none.
         let behind = |source: &Source| graph.value(source.variable).producer.map_or(0, |node| node.0 as usize + 1);
         let behind = sources.iter().map(behind).min().unwrap_or(0);
         for (node, constant) in graph.nodes.iter().zip(&slopes.constant).skip(behind) {
             let reads = |set: &[Lanes]| node.reads().fold(Lanes::NONE, |all, id| all | of(set, id));
-            let any = reads(&at_all);
+            let any = reads(at_all);
             if any.is_empty() {
                 continue;
             }
-            let smooth = if *constant { Lanes::NONE } else { reads(&smoothly) };
+            let smooth = if *constant { Lanes::NONE } else { reads(smoothly) };
             for &id in node.outputs.iter().flatten() {
-                mark(&mut at_all, id, any);
+                mark(at_all, id, any);
                 if graph.value(id).fact.dtype.is_float() {
-                    mark(&mut smoothly, id, smooth);
+                    mark(smoothly, id, smooth);
                 }
             }
         }
-        Dependence { at_all, smoothly }
     }
 }
 

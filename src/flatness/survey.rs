@@ -56,16 +56,17 @@ impl Survey {
     /// Looks at the stretches of the tape from the places of the layers' variables.
     pub fn of<'g>(layers: &[Placed<'_, 'g>], on: Objective<'g>, tapes: &Tapes<'_, 'g>) -> Vec<Survey> {
         let batches = Batches::of(on.loss.builder());
-        layers.chunks(Lanes::MOST).flat_map(|layers| Survey::of_some(layers, on, tapes, &batches)).collect()
+        let mut stretches = Stretches::new(tapes);
+        layers.chunks(Lanes::MOST).flat_map(|layers| Survey::of_some(layers, on, &mut stretches, &batches)).collect()
     }
 
     fn of_some<'g>(
         layers: &[Placed<'_, 'g>],
         on: Objective<'g>,
-        tapes: &Tapes<'_, 'g>,
+        stretches: &mut Stretches<'_, 'g>,
         batches: &Batches,
     ) -> Vec<Survey> {
-        let b = on.loss.builder();
+        let (b, tapes) = (on.loss.builder(), stretches.tapes);
         let mut seen = Vec::new();
         let mut sources = Vec::new();
         let mut lanes = Vec::new();
@@ -79,8 +80,8 @@ impl Survey {
             let is_logits = on.curvature.is_some() && on.prediction.id() == variable.id();
             seen.push(Seen { shape: variable.shape(), feature, is_logits });
         }
-        let stretches = Stretches::new(b, tapes, &sources);
-        let (heads, costs) = (head::classify(&stretches, &seen), price::heads(&stretches, &sources));
+        stretches.begin(b, &sources);
+        let (heads, costs) = (head::classify(stretches, &seen), price::heads(stretches, &sources));
         let prediction = on.prediction.shape();
         let survey = |(&(layer, _), lane): (&Placed<'_, 'g>, Option<usize>)| {
             let z = b.val(layer.output);

@@ -2,10 +2,10 @@
 
 use super::{DType, small};
 use half::{bf16, f16};
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 use std::fs::File;
 use std::hash::{Hash, Hasher};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub enum Bytes {
 pub struct MappedFile {
     pub path: PathBuf,
     pub map: Mmap,
-    /// It is a whole model, not a file of weights beside one.
+    /// It is not a file of weights beside a model, but the model itself, or none.
     pub is_model: bool,
 }
 
@@ -64,18 +64,44 @@ impl std::ops::Deref for Bytes {
     }
 }
 
+/// As many bytes are read from a file at once.
+const CHUNK: usize = 1 << 18;
+
+/// Fewer zeros than this take their memory.
+const LARGE: usize = 1 << 20;
+
 impl Bytes {
-    /// The same bytes one after the other. Those of a mapped file are read from it, not through the mapping, whose pages would
-    /// stay in memory.
-    pub fn reader(&self) -> Box<dyn Read + '_> {
-        match self {
-            Bytes::Mapped { file, offset, len } => match at(&file.path, file.map.len(), *offset) {
-                Ok(part) => Box::new(part.take(*len as u64)),
-                // The file has gone or changed; its mapping is still there.
-                Err(_) => Box::new(&**self),
-            },
-            Bytes::Owned(bytes) => Box::new(&**bytes),
+    /// Zeros; many of them take memory only where something looks at them.
+    pub fn zeros(len: usize) -> Bytes {
+        let mapped = || MmapMut::map_anon(len).and_then(MmapMut::make_read_only).ok();
+        match mapped().filter(|_| len >= LARGE) {
+            Some(map) => {
+                let file = Arc::new(MappedFile { path: PathBuf::new(), map, is_model: true });
+                Bytes::Mapped { file, offset: 0, len }
+            }
+            None => Bytes::Owned(vec![0; len].into()),
         }
+    }
+
+    /// Writes them. Those of a mapped file are read from it, not through the mapping, whose pages would stay in memory.
+    ///
+    /// # Errors
+    /// Those of reading and writing.
+    pub fn write_to(&self, out: &mut impl Write) -> std::io::Result<()> {
+        let Bytes::Mapped { file, offset, len } = self else { return out.write_all(self) };
+        // Where the file has gone or changed, its mapping is still there.
+        let Ok(part) = at(&file.path, file.map.len(), *offset) else { return out.write_all(self) };
+        let (mut part, mut buffer, mut left) = (part.take(*len as u64), vec![0; CHUNK.min(*len)], *len);
+        while left > 0 {
+            match part.read(&mut buffer)? {
+                0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                n => {
+                    out.write_all(&buffer[..n])?;
+                    left -= n;
+                }
+            }
+        }
+        Ok(())
     }
 }
 

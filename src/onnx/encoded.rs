@@ -103,7 +103,7 @@ impl Encoded {
         for part in &self.parts {
             match part {
                 Part::Said(bytes) => file.write_all(bytes)?,
-                Part::Weights(weights) => copy(weights, file)?,
+                Part::Weights(weights) => weights.write_to(file)?,
             }
         }
         Ok(())
@@ -119,17 +119,6 @@ impl Encoded {
             }
         }
         all
-    }
-}
-
-/// Writes weights from where they are.
-///
-/// # Errors
-/// [`io::ErrorKind::UnexpectedEof`] where their file has become shorter; those of reading and writing.
-pub(super) fn copy(weights: &Bytes, file: &mut impl Write) -> io::Result<()> {
-    match io::copy(&mut weights.reader(), file)? {
-        copied if copied == weights.len() as u64 => Ok(()),
-        _ => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! [`Model`] → bytes: deterministic, in the lowest opset that can say what the graph says.
 
-use super::encoded::{self, Encoded};
+use super::encoded::Encoded;
 use super::proto::attribute_proto::AttributeType;
 use super::proto::tensor_proto::DataLocation;
 use super::proto::{
@@ -173,7 +173,7 @@ fn put(file: &mut std::fs::File, location: &str, name: &str, tensor: &Tensor) ->
     let at = file.stream_position()?;
     let offset = at.next_multiple_of(PAGE);
     file.write_all(&vec![0; (offset - at) as usize])?;
-    encoded::copy(&tensor.bytes, file)?;
+    tensor.bytes.write_to(file)?;
     Ok(place(location, offset, name, tensor))
 }
 

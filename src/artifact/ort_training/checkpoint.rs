@@ -146,7 +146,7 @@ fn write_data<'t>(path: &Path, tensors: impl Iterator<Item = &'t (String, Tensor
         let at = file.stream_position()?;
         let offset = at.next_multiple_of(ALIGNMENT);
         file.write_all(&vec![0; (offset - at) as usize])?;
-        std::io::copy(&mut tensor.bytes.reader(), &mut file)?;
+        tensor.bytes.write_to(&mut file)?;
         offsets.push(offset);
     }
     file.sync_all()?;
