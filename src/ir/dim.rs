@@ -191,6 +191,12 @@ impl From<usize> for Dim {
 impl Add for Dim {
     type Output = Dim;
     fn add(self, other: Dim) -> Dim {
+        match (&self, &other) {
+            (Dim::Fixed(a), Dim::Fixed(b)) => return Dim::Fixed(a.saturating_add(*b)),
+            (Dim::Fixed(0), _) => return other,
+            (_, Dim::Fixed(0)) => return self,
+            _ => {}
+        }
         let mut sum = self.poly();
         for (m, &c) in &other.poly().0 {
             sum.insert(m.clone(), c);
@@ -209,6 +215,12 @@ impl Sub for Dim {
 impl Mul for Dim {
     type Output = Dim;
     fn mul(self, other: Dim) -> Dim {
+        match (&self, &other) {
+            (Dim::Fixed(a), Dim::Fixed(b)) => return Dim::Fixed(a.saturating_mul(*b)),
+            (Dim::Fixed(1), _) => return other,
+            (_, Dim::Fixed(1)) => return self,
+            _ => {}
+        }
         let (a, b) = (self.poly(), other.poly());
         let mut product = Poly::default();
         for (m, &c) in &a.0 {
