@@ -4,6 +4,7 @@ Every way (workers of worker.py) has a process of its own; one works at a time, 
 meet the same moods of the machine. Times are medians; ratios are medians of the ratios of the same turn.
 
 torch==2.15.0 torchvision==0.30.0 onnx==1.23.2 onnxruntime==1.32.0 numpy==2.4.6 safetensors==0.8.0 matplotlib==3.11.2
+ONNX Runtime's training API takes plain SGD; every other way SGD with momentum and weight decay.
 
     cargo build --release && python benches/speed/compare.py --threads 1
     python benches/speed/compare.py --only 'lenet fc2' --no-docs
@@ -82,15 +83,15 @@ def export(workload, folder):
     torch.onnx.export(
         model.eval(), (x,), str(folder / "model.onnx"), dynamo=False, training=mode, input_names=["x"], output_names=["logits"]
     )
-    np.savez(folder / "batch.npz", x=x.numpy(), labels=y.numpy())
+    np.savez(folder / "batch.npz", x=x.numpy(), labels=y.numpy(), loss=workload.loss)
 
 
-def inject(program, workload, folder, strength, estimator, form="standard"):
-    directory = folder / f"{form}-{estimator}-{strength}"
+def inject(program, workload, folder, strength, estimator):
+    directory = folder / f"{estimator}-{strength}"
     command = [program, "--json", "inject", folder / "model.onnx", "-o", directory, "--layer", workload.layer]
-    command += ["--lambda", strength, "--estimator", estimator, "--loss", workload.loss, "--format", form]
+    command += ["--lambda", strength, "--estimator", estimator, "--loss", workload.loss]
     command += ["--batch-norm", "train"] if workload.train_batch_norm else []
-    command += ["--momentum", "0.9", "--weight-decay", "5e-4"] if form == "standard" else []
+    command += ["--momentum", "0.9", "--weight-decay", "5e-4"]
     made = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if made.returncode:
         raise RuntimeError(next(line for line in made.stderr.splitlines() if line.startswith("error")))
@@ -99,7 +100,7 @@ def inject(program, workload, folder, strength, estimator, form="standard"):
 
 
 def ways(args, key, workload, folder):
-    """way → the worker's interpreter and arguments, or the reason why there is none; what is known of κ."""
+    """way → the worker's interpreter and arguments; what is known of κ."""
     found, about = {}, {}
     plain, _ = inject(args.program, workload, folder, "0", "exact" if "exact" in workload.estimators else "hutchinson")
     found["plain"] = (sys.executable, "artifact", key, args.threads, plain)
@@ -115,11 +116,7 @@ def ways(args, key, workload, folder):
     for way in torch_ways:
         found[way] = (sys.executable, way, key, args.threads)
     if args.training_python:
-        try:
-            directory, _ = inject(args.program, workload, folder, "0", workload.estimators[0], "ort-training")
-            found["ort-training"] = (args.training_python, "ort-training", key, args.threads, directory)
-        except RuntimeError as error:
-            found["ort-training"] = str(error)
+        found["ort-training"] = (args.training_python, "ort-training", key, args.threads, folder)
     return found, about
 
 
@@ -131,9 +128,6 @@ def measure(args, key, workload):
         measured = Measured({}, {}, {}, about)
         workers = {}
         for way, command in found.items():
-            if isinstance(command, str):
-                measured.missing[way] = command
-                continue
             worker = Worker(*command)
             # The first steps: compilation, arenas, caches.
             if worker.ask(None) is None or worker.ask(1 if way == "torch-reference" else 3) is None:
@@ -242,7 +236,7 @@ def main():
     parser.add_argument("--budget", type=float, default=30, help="seconds a workload, about, behind 15 turns")
     parser.add_argument("--only", action="append", help="a workload; may be repeated")
     parser.add_argument("--compile", action="store_true", help="torch.compile too")
-    parser.add_argument("--training-python", help="a Python with onnxruntime-training 1.19.2")
+    parser.add_argument("--training-python", help="a Python with onnxruntime-training 1.19.2, onnx and torch")
     parser.add_argument("--no-docs", action="store_true")
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
