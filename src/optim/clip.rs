@@ -1,12 +1,22 @@
 //! The joint norm of gradients, and clipping by it.
 
 use crate::ir::{Attrs, Builder, DType, Val};
+use crate::lower::normalization::working_type;
 
 /// `√Σ‖g‖²` over all gradients, a float32 scalar; `None` where there are none.
 pub fn gradient_norm<'g>(b: &'g Builder, gradients: &[Val<'g>]) -> Option<Val<'g>> {
     b.scope("gradient_norm/");
-    let squares = gradients.iter().map(|g| g.square().sum_all().cast(DType::F32));
-    Some(squares.reduce(|sum, square| sum + square)?.sqrt())
+    // In one pass, and halves in single precision: their squares leave its range.
+    let square = |g: &Val<'g>| {
+        let g = g.cast(working_type(g.dtype()));
+        b.op("ReduceSumSquare", &[g], Attrs::new().with("keepdims", 0)).cast(DType::F32)
+    };
+    let squares: Vec<Val> = gradients.iter().map(square).collect();
+    match squares.as_slice() {
+        [] => None,
+        [one] => Some(one.sqrt()),
+        all => Some(b.op("Sum", all, Attrs::new()).sqrt()),
+    }
 }
 
 /// The gradients scaled so that their joint norm is at most `limit`, as PyTorch's `clip_grad_norm_`:
