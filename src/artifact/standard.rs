@@ -219,13 +219,14 @@ fn assemble(model: &Model, options: &Options) -> Result<Plan> {
         |a: Size, b: Size| Size { nodes: a.nodes.saturating_sub(b.nodes), flops: (a.flops - b.flops).max(0.0) };
     let memory = |model: Model| cost::memory::of_graph(&model.graph);
     let cutter = Cutter { model, whole: &whole, known: &known, opened: &opened };
+    // It is made in two graphs, before others take memory.
+    let optimizer = optimizer(model, &whole, &known, &names, options)?;
     let plain_memory = memory(cutter.cut("plain", &[loss, &names.plain_steps, &of(&names.statistics)])?);
     let evaluate = match options.train_batch_norm || options.train_dropout {
         true => evaluation(model, options, &ways)?,
         false => cutter.evaluate(&names)?,
     };
     let gradient = cutter.cut("gradient", &[&scalars, &of(&names.gradients), &of(&names.statistics)])?;
-    let optimizer = optimizer(model, &whole, &known, &names, options)?;
     let norm: Vec<String> = names.gradient_norm.iter().cloned().collect();
     let outputs = [&scalars[..], &norm, &of(&names.steps), &of(&names.statistics)].concat();
     let keep = cutter.keep();

@@ -500,6 +500,17 @@ impl Builder {
         node: &Node,
         values: &AnyMap<ValueId, Val<'g>, impl BuildHasher>,
     ) -> Vec<(ValueId, Val<'g>)> {
+        self.copy_node_as(from, node, values, |id| from.name_of(id).to_string())
+    }
+
+    /// As [`Builder::copy_node`], where outputs get other names.
+    fn copy_node_as<'g>(
+        &'g self,
+        from: &Graph,
+        node: &Node,
+        values: &AnyMap<ValueId, Val<'g>, impl BuildHasher>,
+        name: impl Fn(ValueId) -> String,
+    ) -> Vec<(ValueId, Val<'g>)> {
         let moved = |id: &ValueId| values.get(id).map(|v| v.id());
         let mut copy = node.clone();
         copy.inputs = node.inputs.iter().map(|id| id.as_ref().and_then(moved)).collect();
@@ -509,7 +520,7 @@ impl Builder {
                 copy.rename_captured(from.name_of(*id), &new);
             }
         }
-        let names: Vec<Option<String>> = node.outputs.iter().map(|id| id.map(|id| from.name_of(id).into())).collect();
+        let names: Vec<Option<String>> = node.outputs.iter().map(|id| id.map(&name)).collect();
         let facts: Vec<_> = node.outputs.iter().map(|id| id.map(|id| from.value(id).fact.clone())).collect();
         let made = self.import(copy, &names, &facts);
         node.outputs.iter().zip(made).filter_map(|(id, val)| (*id).zip(val)).collect()
@@ -522,11 +533,7 @@ impl Builder {
         node: &Node,
         values: &AnyMap<ValueId, Val<'g>, impl BuildHasher>,
     ) -> Vec<(ValueId, Val<'g>)> {
-        let mut named = from.clone();
-        for id in node.outputs.iter().flatten() {
-            named.values[id.0 as usize].name = self.fresh_name(from.name_of(*id));
-        }
-        self.copy_node(&named, node, values)
+        self.copy_node_as(from, node, values, |id| self.fresh_name(from.name_of(id)))
     }
 
     /// A value of an outer graph: constants that may be computed with stand here too, others are captured.

@@ -4,6 +4,7 @@ use super::super::manifest::Manifest;
 use super::{NEWEST_OPSET, Plan, Roles};
 use crate::ir::{Attrs, DType, Dim, Fact, Graph, Model, Node, NodeId, Tensor, Value, ValueId};
 use crate::simplify;
+use std::collections::HashMap;
 
 const DOMAIN: &str = "com.microsoft";
 /// The input that says whether this step's gradients replace what is accumulated.
@@ -22,12 +23,15 @@ pub(super) fn training(plan: &Plan, roles: &Roles) -> Model {
     let gradients = plan.manifest.graphs.gradient.gradients.clone();
     arrange(&mut graph, &[&roles.fed, &roles.trainable, &roles.frozen]);
     graph.outputs = outputs.iter().filter_map(|name| graph.find(name)).collect();
+    let known: HashMap<String, ValueId> =
+        graph.by_name().into_iter().map(|(name, id)| (name.to_string(), id)).collect();
+    let find = |name: &str| known.get(name).copied();
     let flag = || Fact::new(DType::Bool, [Dim::Fixed(1)]);
     let mut buffers = Vec::new();
     let reset = add(&mut graph, RESET.to_owned(), flag(), None);
     for parameter in &roles.trainable {
-        let gradient = gradients.get(parameter).and_then(|name| graph.find(name));
-        let (Some(gradient), Some(weight)) = (gradient, graph.find(parameter)) else { continue };
+        let gradient = gradients.get(parameter).and_then(|name| find(name));
+        let (Some(gradient), Some(weight)) = (gradient, find(parameter)) else { continue };
         let fact = graph.value(weight).fact.clone();
         let buffer = add(&mut graph, format!("{parameter}_grad.accumulation.buffer"), fact, None);
         buffers.push(buffer);
@@ -37,7 +41,7 @@ pub(super) fn training(plan: &Plan, roles: &Roles) -> Model {
         let always = Tensor::from_bytes(DType::Bool, vec![1], vec![1]);
         let always = add(&mut graph, "const/always".to_owned(), flag(), Some(always));
         for (statistic, next) in &assigned {
-            if let (Some(statistic), Some(next)) = (graph.find(statistic), graph.find(next)) {
+            if let (Some(statistic), Some(next)) = (find(statistic), find(next)) {
                 let name = format!("{}.updated", graph.name_of(statistic));
                 accumulate(&mut graph, statistic, next, always, name);
             }
@@ -95,7 +99,9 @@ fn taken(plan: &Plan, path: &str) -> (Model, Graph) {
 
 /// Makes these the inputs, in this order and without defaults.
 fn arrange(graph: &mut Graph, names: &[&[String]]) {
-    graph.inputs = names.iter().copied().flatten().filter_map(|name| graph.find(name)).collect();
+    let known = graph.by_name();
+    let inputs = names.iter().copied().flatten().filter_map(|name| known.get(name.as_str()).copied()).collect();
+    graph.inputs = inputs;
     for id in graph.inputs.clone() {
         graph.value_mut(id).data = None;
     }
