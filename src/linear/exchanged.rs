@@ -68,8 +68,10 @@ impl Plan {
         // The image reaches from the first tap of the first window to the last tap of the last one.
         let pads = (0..image.len())
             .map(|i| {
-                let reach = (windows[i] - 1) * g.strides[i] + (g.kernel[i] - 1) * g.dilations[i] + 1;
-                (g.pads[i].0, reach - image[i] - g.pads[i].0)
+                let last_window = (windows[i] - 1).saturating_mul(g.strides[i]);
+                let last_tap = (g.kernel[i] - 1).saturating_mul(g.dilations[i]);
+                let reach = last_window.saturating_add(last_tap).saturating_add(1);
+                (g.pads[i].0, reach.saturating_sub(image[i]).saturating_sub(g.pads[i].0))
             })
             .collect();
         Some(Plan { channels, columns, windows, pads })
