@@ -62,6 +62,33 @@ macro_rules! smoke {
 
 smoke! { arrays config derivative idx images inject model ort_checkpoint table tensors transform }
 
+/// The artifacts of a fuzzer in an ordinary build; graphs are made small.
+#[test]
+#[ignore = "FUZZ_INPUTS names a directory that has one for each target"]
+fn inputs_of_a_fuzzer() {
+    let root = std::path::PathBuf::from(std::env::var("FUZZ_INPUTS").expect("a directory of fuzz/artifacts"));
+    let mut failed = Vec::new();
+    for (name, target) in targets::TARGETS {
+        for path in
+            std::fs::read_dir(root.join(name)).into_iter().flatten().map(|entry| entry.expect("an entry").path())
+        {
+            let bytes = std::fs::read(&path).expect("an input");
+            let graph = || {
+                let fails = |plan: &graphs::Plan| graphs::failure(plan);
+                let (property, _) = fails(&graphs::draw(&bytes))?;
+                let small =
+                    graphs::shrink(graphs::draw(&bytes), |plan| fails(plan).is_some_and(|(p, _)| p == property));
+                Some(format!("{property}: {}\n{}", fails(&small)?.1, small.show()))
+            };
+            if catch_unwind(AssertUnwindSafe(|| target(&bytes))).is_err() {
+                let what = if *name == "derivative" { graph() } else { None };
+                failed.push(format!("{}\n{}", path.display(), what.unwrap_or_default()));
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{} fail:\n{}", failed.len(), failed.join("\n"));
+}
+
 /// What fuzzing found, made small: each was a crash, a blow of memory or a broken promise.
 mod found {
     use super::targets;

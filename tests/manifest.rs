@@ -213,5 +213,5 @@ fn a_changed_file_is_noticed() {
     manifest.verify_files(&artifact, &["train.onnx", "evaluate.onnx"]).expect("files as they were");
     std::fs::write(artifact.join("train.onnx"), "shorter").expect("a file");
     let error = manifest.verify_files(&artifact, &["train.onnx"]).expect_err("a changed file");
-    assert!(matches!(error, Error::Digest { .. }), "{error}");
+    assert!(matches!(error, Error::Files { .. }), "{error}");
 }

@@ -5,11 +5,11 @@ mod common;
 #[path = "../fuzz/src/graphs/mod.rs"]
 mod graphs;
 
-use common::judge;
+use common::{judge, rng::Rng};
 use fam_onnx::ad::grad_model;
-use fam_onnx::ir::{DType, Graph, Model};
-use fam_onnx::ops::Array;
-use graphs::{Kind, Plan, Variant, derivatives, differentiated, draw, failure, shrink};
+use fam_onnx::ir::{Attrs, DType, Graph, Model};
+use fam_onnx::ops::{Array, Case, Input, OPS, Op, lookup};
+use graphs::{Kind, NOT_DRAWN, Plan, Variant, derivatives, differentiated, draw, failure, shrink};
 use std::collections::HashMap;
 
 /// The bytes that a graph is drawn from.
@@ -213,10 +213,92 @@ fn gradients_of_random_graphs_run_in_onnx_runtime() {
     assert!(10 * run >= numbers.count(), "only {run} graphs could be compared");
 }
 
+/// A node as one of its operator's cases has it, with a symbol in place of every size of what is real: the same for equal
+/// sizes, or another one for every second input.
+fn with_symbols(op: &Op, case: &Case, letters: [char; 2]) -> Option<Plan> {
+    let mut plan = Plan::default();
+    let mut rng = Rng(1);
+    let size = |shape: &[usize]| shape.iter().product::<usize>();
+    let mut inputs = Vec::new();
+    for input in &case.inputs {
+        let (shape, data) = match input {
+            Input::None => {
+                inputs.push(None);
+                continue;
+            }
+            Input::Data(tensor) | Input::Constant(tensor) => {
+                let mut array = Array::from_tensor(tensor).expect("a whole tensor");
+                if tensor.dtype == DType::F32 && tensor.shape.is_empty() {
+                    array.dtype = DType::F64;
+                }
+                let symbols = vec![None; tensor.shape.len()];
+                let kind = if matches!(input, Input::Data(_)) { Kind::Input { symbols } } else { Kind::Stored };
+                inputs.push(Some(plan.add(kind, array)));
+                continue;
+            }
+            Input::Real { shape, low, high } => {
+                (shape, (0..size(shape)).map(|_| (low + high) / 2.0 + (high - low) * rng.uniform()).collect())
+            }
+            // In steps, in an order that is not that of the elements.
+            Input::Distinct { shape } => {
+                (shape, (0..size(shape)).map(|k| ((k * 37 + 11) % 101) as f64 * 0.03 - 1.51).collect())
+            }
+        };
+        let array = Array::from_vec(DType::F64, shape, data).expect("as many as the shape says");
+        let letter = letters[inputs.len() % 2];
+        let symbols = shape.iter().map(|&n| (n > 1).then(|| &*format!("{letter}{n}").leak())).collect();
+        inputs.push(Some(plan.add(Kind::Input { symbols }, array)));
+    }
+    plan.step(op.name, &inputs, case.attrs.clone(), case.outputs)?;
+    Some(plan)
+}
+
+/// What has no facts or no derivative where sizes are not known, and words of the reason that is given.
+const REFUSED: &[(&str, &str)] = &[
+    ("AffineGrid", "the rank of tensor"),
+    ("Conv", "fixed spatial sizes"),
+    ("ConvTranspose", "fixed spatial sizes"),
+    ("DeformConv", "fixed spatial sizes"),
+    ("Det", "as many steps as rows: a number that is not known"),
+    ("Squeeze", "the rank of tensor"),
+];
+
+/// Every size of every operator's cases is a symbol.
+#[test]
+fn sizes_that_are_not_known() {
+    let (mut found, mut refused) = (Vec::new(), Vec::new());
+    for op in OPS.iter().filter(|op| !NOT_DRAWN.contains(&op.name)) {
+        for (k, case) in (op.cases)().iter().enumerate() {
+            let plan = with_symbols(op, case, ['N', 'N']);
+            let Some((property, what)) = plan.and_then(|plan| failure(&plan)) else { continue };
+            match REFUSED.iter().find(|(name, why)| *name == op.name && what.contains(why)) {
+                Some((name, _)) => refused.push(*name),
+                None => found.push(format!("{} {k}: {property}: {what}", op.name)),
+            }
+        }
+    }
+    assert!(found.is_empty(), "{} cases fail:\n{}", found.len(), found.join("\n"));
+    refused.dedup();
+    assert_eq!(refused, REFUSED.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+}
+
+/// The same of operators whose sizes decide what they compute: heads, gates, parts of complex numbers, frames. Nothing but the
+/// sizes of its weights says how many hidden units a cell has.
+#[test]
+fn sizes_that_decide_and_are_not_known() {
+    for name in ["Attention", "DFT", "GRU", "LSTM", "RNN", "STFT"] {
+        let op = lookup(name).expect("an operator");
+        for (k, mut case) in (op.cases)().into_iter().enumerate() {
+            case.attrs.0.remove("hidden_size");
+            let plan = with_symbols(op, &case, ['N', 'M']).expect("a plan");
+            assert_eq!(failure(&plan), None, "{name} {k}");
+        }
+    }
+}
+
 /// What random graphs found, made small.
 mod found {
     use super::*;
-    use fam_onnx::ir::Attrs;
 
     fn input(plan: &mut Plan, shape: &[usize], symbols: &[Option<&'static str>]) -> usize {
         let n: usize = shape.iter().product();
@@ -294,5 +376,41 @@ mod found {
         let lengths = plan.stored_ints(&[3], &[1, 3, 4]);
         let attrs = Attrs::new().with("batch_axis", 0).with("time_axis", 1);
         assert_eq!(plan.step("ReverseSequence", &[Some(x), Some(lengths)], attrs, 1), None);
+    }
+
+    /// Frames of the one length were weighted by as much of a window of the other as there is.
+    #[test]
+    fn a_window_that_is_not_as_long_as_its_frame() {
+        for length in [4, 6] {
+            let mut plan = Plan::default();
+            let x = input(&mut plan, &[2, 6, 1], &[None; 3]);
+            let (step, frame) = (plan.stored_ints(&[], &[1]), plan.stored_ints(&[], &[length]));
+            let window = input(&mut plan, &[5], &[None]);
+            assert_eq!(plan.step("STFT", &[x, step, window, frame].map(Some), Attrs::new(), 1), None);
+        }
+    }
+
+    /// There is nothing to pool over: no runtime takes it.
+    #[test]
+    fn a_global_pool_without_an_axis() {
+        for op in ["GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"] {
+            let mut plan = Plan::default();
+            let x = input(&mut plan, &[2, 3], &[None; 2]);
+            assert_eq!(plan.step(op, &[Some(x)], Attrs::new(), 1), None);
+        }
+    }
+
+    /// The derivative had as many zeros as the step.
+    #[test]
+    fn a_slice_with_a_huge_step() {
+        for (symbol, step) in [(None, 1 << 40), (Some("N3"), 1 << 20), (Some("N3"), -(1 << 40))] {
+            let mut plan = Plan::default();
+            let x = input(&mut plan, &[2, 3], &[None, symbol]);
+            let (start, end) = if step < 0 { (-1, i64::MIN) } else { (0, 1 << 40) };
+            let bounds = [start, end, 1, step].map(|v| plan.stored_ints(&[1], &[v]));
+            let inputs: Vec<Option<usize>> = std::iter::once(x).chain(bounds).map(Some).collect();
+            plan.step("Slice", &inputs, Attrs::new(), 1).expect("a slice");
+            assert_eq!(failure(&plan), None);
+        }
     }
 }

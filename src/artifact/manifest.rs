@@ -43,11 +43,17 @@ pub enum Error {
     /// A manifest, or tensors that are not as it says.
     #[error("{}: {}", path.display(), list(faults))]
     Invalid { path: PathBuf, faults: Vec<Fault> },
-    #[error(
-        "{}: its SHA-256 is {found}, but the manifest says {expected}; the file was changed or cut short: inject anew or take another copy",
-        path.display()
-    )]
-    Digest { path: PathBuf, expected: String, found: String },
+    #[error("{}: {}; inject anew or take another copy", directory.display(), list(files))]
+    Files { directory: PathBuf, files: Vec<FileFault> },
+}
+
+/// Why a file of an artifact is not the one that its manifest lists.
+#[derive(Debug, thiserror::Error)]
+pub enum FileFault {
+    #[error("{name}: {source}")]
+    Io { name: String, source: std::io::Error },
+    #[error("{name} was changed or cut short: its SHA-256 is {found}, but the manifest says {expected}")]
+    Digest { name: String, expected: String, found: String },
 }
 
 /// One thing wrong in a manifest that is well-formed JSON.
@@ -83,7 +89,7 @@ pub enum Fault {
     KappaCount { place: String, found: usize, expected: usize },
 }
 
-fn list(faults: &[Fault]) -> String {
+fn list(faults: &[impl ToString]) -> String {
     faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
@@ -446,18 +452,20 @@ impl Manifest {
     /// Compares the named files in `directory` with the digests of the manifest; a file without a digest passes.
     ///
     /// # Errors
-    /// [`Error::Io`] if a file cannot be read, [`Error::Digest`] if one differs; [`Error::Invalid`] with everything in
-    /// which the graphs among them are not as the manifest has it.
+    /// [`Error::Files`] with each that cannot be read or differs; [`Error::Invalid`] with everything in which the graphs
+    /// among them are not as the manifest has it.
     pub fn verify_files(&self, directory: &Path, names: &[&str]) -> Result<(), Error> {
-        for name in names {
-            let Some(entry) = self.files.get(*name) else {
-                continue;
-            };
-            let path = directory.join(name);
-            let found = sha256_file(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
-            if found != entry.sha256 {
-                return Err(Error::Digest { path, expected: entry.sha256.clone(), found });
+        let fault = |name: &&str| {
+            let (name, expected) = (name.to_string(), self.files.get(*name)?.sha256.clone());
+            match sha256_file(&directory.join(&name)) {
+                Ok(found) if found == expected => None,
+                Ok(found) => Some(FileFault::Digest { name, expected, found }),
+                Err(source) => Some(FileFault::Io { name, source }),
             }
+        };
+        let files: Vec<FileFault> = names.iter().filter_map(fault).collect();
+        if !files.is_empty() {
+            return Err(Error::Files { directory: directory.to_owned(), files });
         }
         let faults = super::agreement::faults(self, directory, names);
         if faults.is_empty() { Ok(()) } else { Err(Error::Invalid { path: directory.join(FILE), faults }) }

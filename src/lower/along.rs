@@ -1,6 +1,6 @@
 //! Linear maps along one axis.
 
-use crate::ir::{Attrs, Dim, Val, count};
+use crate::ir::{Attrs, Dim, Fact, Val, count};
 
 /// The matrix `w[out, in]` applied along an axis of `x`.
 pub fn multiply<'g>(x: Val<'g>, axis: usize, w: Val<'g>) -> Val<'g> {
@@ -44,4 +44,17 @@ pub fn repeat<'g>(x: Val<'g>, axes: &[(usize, i64)]) -> Val<'g> {
         whole.push(size * Dim::Fixed(times));
     }
     x.reshape(&apart).expand(&grown).reshape(&whole)
+}
+
+/// As many of the first elements as `sizes` says, along the last axes.
+pub fn first<'g>(x: Val<'g>, sizes: &[Dim]) -> Val<'g> {
+    let (b, shape) = (x.builder(), x.shape());
+    let behind = shape.len().saturating_sub(sizes.len());
+    if shape[behind..] == *sizes {
+        return x;
+    }
+    let axes: Vec<i64> = (behind as i64..shape.len() as i64).collect();
+    let y = b.op("Slice", &[x, b.ints(&vec![0; sizes.len()]), b.shape_value(sizes), b.ints(&axes)], Attrs::new());
+    b.refine_fact(y, &Fact::new(x.dtype(), [&shape[..behind], sizes].concat()));
+    y
 }

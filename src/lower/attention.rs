@@ -88,9 +88,14 @@ impl<'a, 'g> Heads<'a, 'g> {
 
     /// Keys or values repeated for the query heads that share them.
     fn each_query_head(&self, x: Val<'g>) -> Val<'g> {
-        match (self.q.dim(1).fixed(), x.dim(1).fixed()) {
-            (Some(heads), Some(shared)) if shared > 0 && heads != shared => along::repeat(x, &[(1, heads / shared)]),
-            _ => x,
+        let (heads, shared) = (self.q.dim(1), x.dim(1));
+        match (heads.fixed(), shared.fixed()) {
+            _ if heads == shared => x,
+            (Some(heads), Some(shared)) if shared > 0 => along::repeat(x, &[(1, heads / shared)]),
+            _ => {
+                let b = self.c.b;
+                along::pick(x, 1, b.range(&heads) / (b.dim_value(&heads) / b.dim_value(&shared)))
+            }
         }
     }
 
@@ -122,7 +127,7 @@ impl<'a, 'g> Heads<'a, 'g> {
         let mask = self.c.has(3).then(|| self.c.x(3))?;
         let b = self.c.b;
         let (width, total, rank) = (mask.dim(-1), self.k.dim(2), mask.rank());
-        if width == total || width.is_one() {
+        if width == total {
             return Some(mask);
         }
         let mut pads = vec![Dim::Fixed(0); 2 * rank];

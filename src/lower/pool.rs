@@ -1,6 +1,6 @@
 //! p-norm pools.
 
-use crate::ir::{Dim, Val};
+use crate::ir::{Attrs, Dim, Val};
 use crate::ops::{Cx, Windows};
 
 /// `|x|^p`
@@ -38,8 +38,20 @@ pub fn lp_pool<'g>(c: &Cx<'g>) -> Vec<Val<'g>> {
     let single: Vec<Dim> = [shape[0].clone() * shape[1].clone(), Dim::Fixed(1)].iter().chain(image).cloned().collect();
     let kernel: Vec<usize> = [1, 1].iter().chain(&g.kernel).map(|&k| k as usize).collect();
     let sums = g.conv(power(x, p).reshape(&single), c.b.tabulated(x.dtype(), &kernel, |_| 1.0));
+    let sums = started(sums, &windows, image, &counts);
     let whole: Vec<Dim> = shape[..2].iter().chain(sums.shape().get(2..).unwrap_or_default()).cloned().collect();
     vec![root(sums.reshape(&whole), p)]
+}
+
+/// The windows that start before the end padding, where their number is not known: the convolution has one more then.
+fn started<'g>(sums: Val<'g>, windows: &Windows, image: &[Dim], counts: &[Dim]) -> Val<'g> {
+    let b = sums.builder();
+    let open = (0..counts.len()).filter(|&i| windows.ceil && counts[i].fixed().is_none());
+    open.fold(sums, |sums, i| {
+        let stride = windows.strides[i];
+        let end = b.dim_value(&(image[i].clone() + Dim::Fixed(windows.pads[i].0 + stride - 1))) / b.ints(&[stride]);
+        b.op("Slice", &[sums, b.ints(&[0]), end, b.ints(&[i as i64 + 2])], Attrs::new())
+    })
 }
 
 /// y = (Σ |x|^p)^(1/p) over all spatial axes

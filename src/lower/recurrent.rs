@@ -56,12 +56,21 @@ pub fn recurrent<'g>(c: &Cx<'g>) -> Vec<Val<'g>> {
 fn direction<'g>(c: &Cx<'g>, settings: &Settings, d: usize, x: Val<'g>) -> Vec<Val<'g>> {
     let of = |v: Val<'g>| v.slice(0, d as i64, d as i64 + 1).squeeze(&[0]);
     let (w, r) = (of(c.x(1)), of(c.x(2)));
-    let (hidden, gates) = (r.dim(1), settings.cell.gates());
+    let hidden = c.attrs().int("hidden_size").filter(|&n| n > 0).map_or(r.dim(1), Dim::Fixed);
+    let gates = settings.cell.gates();
     let part = |v: Val<'g>, from: usize, to: usize| {
-        let at = |k: usize| hidden.fixed().map_or(i64::MAX, |h| h * k as i64);
-        v.slice(0, at(from), at(to))
+        let at = |k: usize| c.b.dim_value(&(hidden.clone() * Dim::from(k)));
+        let part = c.b.op("Slice", &[v, at(from), at(to), c.b.ints(&[0])], Attrs::new());
+        c.b.refine_fact(part, &Fact::new(v.dtype(), [hidden.clone() * Dim::from(to - from)]));
+        part
     };
-    let bias = c.has(3).then(|| of(c.x(3)));
+    // A vector of so many parts: where only the attribute says how many units there are, it says its size, too.
+    let vector = |i: usize, parts: usize| {
+        let v = of(c.x(i));
+        c.b.refine_fact(v, &Fact::new(v.dtype(), [hidden.clone() * Dim::from(parts)]));
+        v
+    };
+    let bias = c.has(3).then(|| vector(3, 2 * gates));
     let (own, back) = (bias.map(|b| part(b, 0, gates)), bias.map(|b| part(b, gates, 2 * gates)));
     let behind = settings.cell == Cell::Gru && settings.resets_behind;
     let input_bias = own.zip(back).map(|(own, back)| match behind {
@@ -79,7 +88,7 @@ fn direction<'g>(c: &Cx<'g>, settings: &Settings, d: usize, x: Val<'g>) -> Vec<V
     let weights = Weights {
         recurrent: r.transpose(),
         candidate_bias: back.filter(|_| behind).map(|back| part(back, 2, 3)),
-        peepholes: c.has(7).then(|| of(c.x(7))).map(|p| [part(p, 0, 1), part(p, 1, 2), part(p, 2, 3)]),
+        peepholes: c.has(7).then(|| vector(7, 3)).map(|p| [part(p, 0, 1), part(p, 1, 2), part(p, 2, 3)]),
     };
     let start = |i: usize| match c.has(i) {
         true => of(if settings.batch_first { c.x(i).permute(&[1, 0, 2]) } else { c.x(i) }),

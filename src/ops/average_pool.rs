@@ -5,6 +5,7 @@ use super::window::{Windows, dims, inside, positions, sizes};
 use super::{Array, Case, Cx, EvalCx, FactCx, Fault, Op, Tangent};
 use crate::ad::Tan;
 use crate::ir::{Attrs, Dim, Fact, Tensor, Val};
+use crate::lower::along;
 use crate::linear::{AveragePool, ConvGeometry, Divisor};
 use ndarray::{ArrayD, IxDyn};
 
@@ -63,7 +64,8 @@ fn divisor<'g>(x: Val<'g>, w: &Windows, g: &ConvGeometry, windows: &[Dim], inclu
     let one = [Dim::Fixed(1), Dim::Fixed(1)];
     let ones = |spatial: Vec<Dim>| x.like(1.0).expand(&one.iter().cloned().chain(spatial).collect::<Vec<_>>());
     let kernel = ones(w.kernel.iter().map(|&k| Dim::Fixed(k)).collect());
-    Divisor::Each(sums.conv(ones(sums.image.clone()), kernel).reshape(windows))
+    // The pads are wide enough for one window more than there may be.
+    Divisor::Each(along::first(sums.conv(ones(sums.image.clone()), kernel), windows).reshape(windows))
 }
 
 /// y = Σ x over each window / its size      dy = Σ dx over each window / its size

@@ -70,8 +70,8 @@ fn dft<'g>(c: &Cx<'g>) -> Tan<'g> {
     let (x, y) = (c.x(0), c.out(0));
     let rank = x.rank();
     let (inverse, onesided) = (flag(c.attrs(), "inverse", 0), flag(c.attrs(), "onesided", 0));
-    let complex = x.dim(-1) == Dim::Fixed(2);
-    let t = if complex { c.dx(0) } else { resized(c.dx(0), rank - 1, Dim::Fixed(1)) };
+    let imaginary = Dim::Fixed(2) - x.dim(-1);
+    let t = if imaginary == Dim::Fixed(0) { c.dx(0) } else { resized(c.dx(0), rank - 1, imaginary) };
     let axes = if c.has(2) { c.axes_meant(2, rank - 1) } else { vec![(rank as i64 - 2, None)] };
     let axis = match axes.as_slice() {
         [(axis, None)] => *axis as usize,
@@ -184,72 +184,73 @@ pub static DFT: Op = Op {
     },
 };
 
-/// What a short-time transform is made of.
-struct Frames {
-    /// Elements a frame, and elements its transform is of.
-    window: Dim,
-    length: Dim,
-    onesided: bool,
+/// Elements of a frame: as many as its window has, as `frame_length` says, or as the signal has.
+fn frame(c: &FactCx, signal: &[Dim]) -> Result<Dim, Fault> {
+    let window = match c.get(2).map(|window| window.shape.as_deref()) {
+        Some(Some([n])) => Some(n.clone()),
+        Some(Some(other)) => return Err(Fault::Rank { index: 2, found: other.len(), expected: "1".into() }),
+        _ => None,
+    };
+    let given = c.ints(3).and_then(|n| n.first().cloned());
+    match (window, given) {
+        (Some(Dim::Fixed(window)), Some(Dim::Fixed(given))) if window != given => Err(not_the_window(window, given)),
+        // One that is a number is known to a derivative, too.
+        (Some(window), Some(given)) => Ok(if window.fixed().is_some() { window } else { given }),
+        (Some(n), None) | (None, Some(n)) => Ok(n),
+        (None, None) if c.has(2) || c.has(3) => Ok(c.made_up("frame")),
+        (None, None) => Ok(signal[1].clone()),
+    }
 }
 
-impl Frames {
-    fn of(signal: &[Dim], window: Option<&[Dim]>, length: Option<Dim>, attrs: &Attrs) -> Option<Frames> {
-        let window = window.and_then(|w| w.first().cloned());
-        let length = length.or(window.clone()).or(signal.get(1).cloned())?;
-        Some(Frames { window: window.unwrap_or(length.clone()), length, onesided: flag(attrs, "onesided", 1) })
-    }
+fn not_the_window(window: impl ToString, frame: impl ToString) -> Fault {
+    let expected = format!("frame_length, which is {}", frame.to_string());
+    Fault::Shape { what: "length of the window", found: window.to_string(), expected }
 }
 
 fn stft_facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
     let (dtype, x) = (c.dtype(0)?, c.shape(0)?);
-    let window = if c.has(2) { Some(c.shape(2)?) } else { None };
-    let length = match (c.ints(3), c.has(3)) {
-        (Some([n]), _) => Some(n.clone()),
-        (_, true) => Some(c.unknown(2)),
-        _ => None,
-    };
-    let opaque = c.has(3) && c.ints(3).is_none();
-    let frames = Frames::of(x, window, length, c.attrs).filter(|_| (2..=3).contains(&x.len()));
-    let Some(f) = frames else {
+    if !(2..=3).contains(&x.len()) {
         return Err(Fault::Rank { index: 0, found: x.len(), expected: "2 or 3".into() });
-    };
+    }
+    let frame = frame(c, x)?;
     let count = match c.ints(1).and_then(|v| v.first()).and_then(Dim::fixed).filter(|&step| step > 0) {
-        Some(step) if !opaque => (x[1].clone() - f.length.clone()).div_floor(step) + Dim::Fixed(1),
+        Some(step) => (x[1].clone() - frame.clone()).div_floor(step) + Dim::Fixed(1),
         _ => c.unknown(1),
     };
-    let kept = match (f.onesided, opaque) {
-        (true, true) => c.unknown(3),
-        (true, false) => kept(c, 2, &f.length),
-        (false, _) => f.length,
-    };
+    let kept = if flag(c.attrs, "onesided", 1) { kept(c, 2, &frame) } else { frame };
     Ok(vec![Fact::new(dtype, [x[0].clone(), count, kept, Dim::Fixed(2)])])
 }
 
 /// Frames of the signal, weighted by the window, then transformed
 fn stft<'g>(c: &Cx<'g>) -> Vec<Val<'g>> {
     let (b, x, y) = (c.b, c.x(0), c.out(0));
-    let window = c.has(2).then(|| c.x(2).shape());
-    let length = c.has(3).then(|| length(c, 3));
-    let Some(f) = Frames::of(&x.shape(), window.as_deref(), length, c.attrs()) else { return vec![x] };
+    let frame = match (c.has(2), c.has(3)) {
+        (true, _) => c.x(2).dim(0),
+        (_, true) => length(c, 3),
+        _ => x.dim(1),
+    };
     let signal = if x.rank() == 2 { x.unsqueeze(&[2]) } else { x };
     let starts = b.range(&y.dim(1)) * c.x(1).cast(DType::I64).reshape(&[]);
-    let places = starts.unsqueeze(&[1]) + b.range(&f.window);
+    let places = starts.unsqueeze(&[1]) + b.range(&frame);
     let frames = along::pick(signal, 1, places);
     let frames = if c.has(2) { frames * c.x(2).unsqueeze(&[1]) } else { frames };
-    let given = (f.window != f.length).then(|| b.dim_value(&f.length).squeeze(&[0]));
     let axis = b.constant(Tensor::ints(&[], &[2]));
-    let attrs = if f.onesided { Attrs::new().with("onesided", 1) } else { Attrs::new() };
-    b.node("DFT", &[Some(frames), given, Some(axis)], attrs, 1)
+    let attrs = if flag(c.attrs(), "onesided", 1) { Attrs::new().with("onesided", 1) } else { Attrs::new() };
+    b.node("DFT", &[Some(frames), None, Some(axis)], attrs, 1)
 }
 
 fn stft_eval(c: &EvalCx) -> Result<Vec<Array>, Fault> {
     let (x, step) = (c.input(0)?, c.ints(1).and_then(|v| v.first().copied()).unwrap_or(0));
     let given = c.ints(3).and_then(|v| v.first().copied());
     let own = c.get(2).map(|w| w.data.len());
+    if let (Some(window), Some(given)) = (own, given)
+        && window as i64 != given
+    {
+        return Err(not_the_window(window, given));
+    }
     let total = x.shape().get(1).copied().unwrap_or(0);
-    let n = given.map_or(own.unwrap_or(total), |n| n.clamp(0, 65536) as usize);
-    let window = own.unwrap_or(n);
-    if step < 1 || n == 0 || n > total || window > total || x.shape().len() < 2 {
+    let n = own.unwrap_or(given.map_or(total, |n| n.clamp(0, 65536) as usize));
+    if step < 1 || n == 0 || n > total || x.shape().len() < 2 {
         let expected = "a step of at least 1 and frames not longer than the signal".into();
         return Err(Fault::Shape { what: "frames", found: format!("{n} elements, step {step}"), expected });
     }
@@ -268,7 +269,7 @@ fn stft_eval(c: &EvalCx) -> Result<Vec<Array>, Fault> {
             let imaginary = if place < total { part(at[0], place, 1)? } else { 0.0 };
             Ok((real * w, imaginary * w))
         };
-        let signal = (0..window.min(n)).map(each).collect::<Result<Vec<_>, Fault>>()?;
+        let signal = (0..n).map(each).collect::<Result<Vec<_>, Fault>>()?;
         let (re, im) = sum(&signal, at[2], n, -1.0);
         Ok(if at[3] == 0 { re } else { im })
     })?;

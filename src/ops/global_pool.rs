@@ -6,12 +6,15 @@ use crate::ir::{Dim, Fact, Val, count};
 use crate::lower;
 use ndarray::{ArrayD, IxDyn};
 
+/// There is an axis to pool over behind the batch and the channels.
+fn has_space(rank: usize) -> Result<(), Fault> {
+    if rank < 3 { Err(Fault::Rank { index: 0, found: rank, expected: "at least 3".into() }) } else { Ok(()) }
+}
+
 fn facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
     let dtype = c.dtype(0)?;
     let Some(x) = &c.input(0)?.shape else { return Ok(vec![Fact::unknown(dtype)]) };
-    if x.len() < 2 {
-        return Err(Fault::Rank { index: 0, found: x.len(), expected: "at least 2".into() });
-    }
+    has_space(x.len())?;
     let ones = std::iter::repeat_n(Dim::Fixed(1), x.len() - 2);
     Ok(vec![Fact::new(dtype, x[..2].iter().cloned().chain(ones).collect::<Vec<_>>())])
 }
@@ -38,9 +41,7 @@ fn max<'g>(c: &Cx<'g>) -> Tan<'g> {
 /// `f` of the elements of each channel.
 fn each_channel(c: &EvalCx, f: impl Fn(&[f64]) -> f64) -> Result<Vec<Array>, Fault> {
     let x = c.data(0)?;
-    if x.ndim() < 2 {
-        return Err(Fault::Rank { index: 0, found: x.ndim(), expected: "at least 2".into() });
-    }
+    has_space(x.ndim())?;
     let mut shape = vec![1; x.ndim()];
     shape[..2].copy_from_slice(&x.shape()[..2]);
     let y = ArrayD::from_shape_fn(IxDyn(&shape), |at| {

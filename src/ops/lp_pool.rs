@@ -36,6 +36,7 @@ fn cases() -> Vec<Case> {
         case(&[2, 2, 6], &[2]).attr("strides", [2]),
         case(&[2, 2, 5, 4], &[3, 2]).attr("p", 3).attr("pads", [1, 0, 1, 1]).attr("strides", [2, 1]),
         case(&[1, 2, 5, 5], &[2, 2]).attr("p", 1).attr("ceil_mode", 1).attr("strides", [2, 2]),
+        case(&[2, 1, 7], &[2]).attr("strides", [3]).attr("pads", [1, 1]).attr("ceil_mode", 1),
     ]
 }
 

@@ -125,6 +125,15 @@ fn taken(ints: &[Dim], cut: &Cut, step: i64) -> Option<Vec<Dim>> {
     (0..size).map(|k| ints.get(at(k)?).cloned()).collect()
 }
 
+/// Steps up to this may be longer than an axis whose size is not known.
+const SHORT: i64 = 16;
+
+/// Whether whole blocks of `step` have about as many elements as the axis: of two or more in a known number, it has all but
+/// the end of the last.
+fn pads_little(cut: &Cut, step: i64) -> bool {
+    step > 1 && cut.size != Dim::Fixed(0) && (cut.size.fixed().is_some() || step <= SHORT)
+}
+
 /// Every `step`-th element: the axis padded to whole blocks of `step`, of which the first column stays.
 fn strided<'g>(t: Tan<'g>, axis: usize, cut: &Cut, step: i64) -> Tan<'g> {
     let shape = t.shape();
@@ -170,8 +179,8 @@ fn slice<'g>(c: &Cx<'g>) -> Tan<'g> {
         let step = steps.as_ref().map_or(Some(1), |s| s.as_ref()?.get(j).copied());
         let cut = bounds.zip(step).and_then(|((start, end), step)| cut(&x[axis], start, end, step));
         t = match (cut, step) {
-            (Some(cut), Some(1)) => t.slice(axis as i64, &cut.start, &cut.size),
-            (Some(cut), Some(step)) if step > 1 && cut.size != Dim::Fixed(0) => strided(t, axis, &cut, step),
+            (Some(cut), Some(step)) if step == 1 || cut.size.is_one() => t.slice(axis as i64, &cut.start, &cut.size),
+            (Some(cut), Some(step)) if pads_little(&cut, step) => strided(t, axis, &cut, step),
             _ => {
                 let index = positions(c, j, axis);
                 c.b.refine_fact(index, &Fact::new(index.dtype(), [y[axis].clone()]));

@@ -143,20 +143,30 @@ fn disagreements() -> Vec<(Change, Expect)> {
         (
             |p| fs::write(p.file("train.onnx"), "shorter").expect("a file"),
             expect![[r#"
-                error: DIR/toy.fam/train.onnx: its SHA-256 is DIGEST, but the manifest says DIGEST; the file was changed or cut short: inject anew or take another copy
+                error: DIR/toy.fam: train.onnx was changed or cut short: its SHA-256 is DIGEST, but the manifest says DIGEST; inject anew or take another copy
+            "#]],
+        ),
+        (
+            |p| {
+                fs::write(p.file("train.onnx"), "").expect("a file");
+                fs::write(p.file("parameters.safetensors"), [0; 64]).expect("a file");
+                fs::remove_file(p.file("evaluate.onnx")).expect("a file");
+            },
+            expect![[r#"
+                error: DIR/toy.fam: train.onnx was changed or cut short: its SHA-256 is DIGEST, but the manifest says DIGEST; evaluate.onnx: No such file or directory (os error 2); parameters.safetensors was changed or cut short: its SHA-256 is DIGEST, but the manifest says DIGEST; inject anew or take another copy
             "#]],
         ),
         (
             |p| fs::remove_file(p.file("evaluate.onnx")).expect("a file"),
             expect![[r#"
-            error: DIR/toy.fam/evaluate.onnx: No such file or directory (os error 2); an artifact is a directory that `fam-onnx inject` writes
-        "#]],
+                error: DIR/toy.fam: evaluate.onnx: No such file or directory (os error 2); inject anew or take another copy
+            "#]],
         ),
         (
             |p| fs::remove_file(p.file("parameters.safetensors")).expect("a file"),
             expect![[r#"
-            error: DIR/toy.fam/parameters.safetensors: No such file or directory (os error 2); an artifact is a directory that `fam-onnx inject` writes
-        "#]],
+                error: DIR/toy.fam: parameters.safetensors: No such file or directory (os error 2); inject anew or take another copy
+            "#]],
         ),
         (
             |p| {

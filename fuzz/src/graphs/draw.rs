@@ -2,13 +2,13 @@
 //! what they read.
 
 use super::general;
-use super::plan::{Kind, Plan, SYMBOLS, Variant};
+use super::plan::{Kind, Plan, SYMBOLS, Step, Variant};
 use arbitrary::{Result, Unstructured};
 use fam_onnx::ir::{DType, Model, Tensor};
 use fam_onnx::ops::{Array, Case, Input, OPS, Op};
 
 /// Operators of which no two runs agree, or which read files.
-const NOT_DRAWN: &[&str] = &[
+pub const NOT_DRAWN: &[&str] = &[
     "Bernoulli",
     "Multinomial",
     "RandomNormal",
@@ -19,8 +19,8 @@ const NOT_DRAWN: &[&str] = &[
     "ImageDecoder",
 ];
 
-/// Operators whose inputs have sizes that decide what they compute: heads, gates, parts of complex numbers.
-const SIZES_KNOWN: &[&str] = &["Attention", "DFT", "Det", "GRU", "LSTM", "RNN", "STFT"];
+/// Operators that have a derivative only where sizes are known: one as long as a size says, or states that keep their shapes.
+const SIZES_KNOWN: &[&str] = &["Det", "Loop"];
 
 /// A graph of 1 to 30 nodes.
 pub fn draw(bytes: &[u8]) -> Plan {
@@ -30,8 +30,40 @@ pub fn draw(bytes: &[u8]) -> Plan {
     let _ = grow(&mut plan, &mut u);
     let ranks_known = |model: Model| model.graph.values.iter().all(|value| value.fact.shape.is_some());
     let built = plan.build(&Variant::default());
-    let needs_sizes = plan.has(|op| SIZES_KNOWN.contains(&op)) || !built.is_ok_and(ranks_known);
+    let needs_sizes = plan.has(|op| SIZES_KNOWN.contains(&op))
+        || !built.is_ok_and(ranks_known)
+        || plan.steps.iter().any(|step| step.op == "Slice" && !lies_inside(&plan, step));
     if needs_sizes { without_symbols(plan) } else { plan }
+}
+
+/// Whether a Slice takes what is there: one of a size that is not known is taken to, but for an end behind that of the axis.
+fn lies_inside(plan: &Plan, step: &Step) -> bool {
+    const FAR: i64 = i32::MAX as i64 - 1;
+    let ints = |i: usize| step.inputs.get(i).copied().flatten().map(|id| plan.values[id].array.ints());
+    let shape = step.inputs[0].map_or(&[][..], |id| plan.values[id].array.shape());
+    let (starts, ends) = (ints(1).unwrap_or_default(), ints(2).unwrap_or_default());
+    let (axes, steps) = (ints(3).unwrap_or((0..starts.len() as i64).collect()), ints(4));
+    (0..starts.len()).all(|k| {
+        let axis = if axes[k] < 0 { axes[k] + shape.len() as i64 } else { axes[k] };
+        let n = shape[axis as usize] as i64;
+        let forward = steps.as_ref().is_none_or(|steps| steps[k] > 0);
+        let (first, last) = if forward { (0, n) } else { (-1, n - 1) };
+        let place = |v: i64| match v {
+            FAR.. => last,
+            v if v <= -FAR => first,
+            v => {
+                if v < 0 {
+                    v + n
+                } else {
+                    v
+                }
+            }
+        };
+        let (lo, hi) = (place(starts[k]), place(ends[k]));
+        let inside = |v: i64| (first..=last).contains(&v);
+        let cut_short = forward && (0..n).contains(&starts[k]) && hi > n && hi - lo > 1;
+        inside(lo) && (inside(hi) || cut_short) && if forward { lo <= hi } else { lo >= hi }
+    })
 }
 
 fn without_symbols(mut plan: Plan) -> Plan {

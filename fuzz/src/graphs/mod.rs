@@ -8,6 +8,6 @@ mod plan;
 mod shrink;
 
 pub use check::{derivatives, differentiated, failure};
-pub use draw::draw;
+pub use draw::{NOT_DRAWN, draw};
 pub use plan::{Kind, Plan, Variant};
 pub use shrink::shrink;
