@@ -413,4 +413,17 @@ mod found {
             assert_eq!(failure(&plan), None);
         }
     }
+
+    /// The interpreter refused what ONNX Runtime takes, and what derivatives of the other way round are made of.
+    #[test]
+    fn a_pad_that_cuts_its_own_zeros() {
+        for (n, begin, end) in [(1, 1, -2), (2, 2, -3), (0, -1, 2), (1, -2, 3)] {
+            let mut plan = Plan::default();
+            let x = input(&mut plan, &[n], &[None]);
+            let pads = plan.stored_ints(&[2], &[begin, end]);
+            let y = plan.step("Pad", &[Some(x), Some(pads)], Attrs::new(), 1).expect("a pad")[0];
+            assert!(plan.values[y].array.data.iter().all(|&v| v == 0.0));
+            assert_eq!(failure(&plan), None);
+        }
+    }
 }

@@ -137,9 +137,9 @@ fn pad_eval(c: &EvalCx) -> Result<Vec<Array>, Fault> {
     let mode = c.attrs.str("mode").unwrap_or("constant");
     let size = |(&n, &(a, b)): (&usize, &(i64, i64))| {
         let size = (n as i64).saturating_add(a).saturating_add(b);
-        // Nothing can be continued only by a constant.
+        // Nothing can be continued only by a constant, of which more may be cut than there is of the axis.
         let kept = (n as i64).saturating_add(a.min(0)).saturating_add(b.min(0));
-        let fits = size == 0 || kept > 0 || (kept == 0 && mode == "constant");
+        let fits = size == 0 || kept > 0 || mode == "constant";
         usize::try_from(size).ok().filter(|_| fits).ok_or_else(|| Fault::Shape {
             what: "pads",
             found: format!("{a} and {b}"),
