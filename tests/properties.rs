@@ -426,4 +426,16 @@ mod found {
             assert_eq!(failure(&plan), None);
         }
     }
+
+    /// What a group has of channels whose number is a symbol could not be said, though the filter says it.
+    #[test]
+    fn a_deformed_convolution_of_channels_in_an_unknown_number() {
+        let mut plan = Plan::default();
+        let x = input(&mut plan, &[1, 4, 4, 3], &[None, Some("N4"), Some("N4"), None]);
+        let (w, offset) = (input(&mut plan, &[4, 2, 2, 1], &[None; 4]), input(&mut plan, &[1, 8, 1, 2], &[None; 4]));
+        let attrs = Attrs::new().with("dilations", [2, 1]).with("strides", [2, 2]);
+        let attrs = attrs.with("group", 2).with("offset_group", 2);
+        plan.step("DeformConv", &[x, w, offset].map(Some), attrs, 1).expect("a convolution");
+        assert_eq!(failure(&plan), None);
+    }
 }

@@ -1,6 +1,6 @@
 //! Whether an artifact's graphs are those that its manifest speaks of: every name, type and size.
 
-use super::manifest::{Fault, Manifest, Probe};
+use super::manifest::{self, Fault, Manifest, Probe};
 use crate::ir::{Dim, Fact};
 use crate::onnx::{self, Signature};
 use crate::tensor::{DType, Tensors};
@@ -49,6 +49,8 @@ struct Roles {
     /// Inputs that must be there.
     needed: BTreeSet<String>,
     outputs: BTreeMap<String, Option<Kind>>,
+    /// Shapes of probes, which may have the batch in them.
+    probes: BTreeMap<String, Vec<Dim>>,
 }
 
 impl Roles {
@@ -87,7 +89,14 @@ impl Roles {
         }
         let lambdas = manifest.layers.iter().filter_map(|layer| layer.lambda_input.as_ref());
         roles.fed.extend(lambdas.map(|name| (name.clone(), scalar.clone())));
-        roles.fed.extend(manifest.probes().map(|Probe { name, .. }| (name.clone(), None)));
+        for Probe { name, shape, .. } in manifest.probes() {
+            let dim = |dim: &manifest::Dim| match dim {
+                manifest::Dim::Fixed(n) => Dim::from(*n),
+                manifest::Dim::Symbol(symbol) => Dim::symbol(symbol),
+            };
+            roles.fed.insert(name.clone(), None);
+            roles.probes.insert(name.clone(), shape.iter().map(dim).collect());
+        }
         let samples = manifest.inputs.iter().chain(&manifest.labels);
         roles.fed.extend(samples.map(|name| (name.clone(), None)));
         roles
@@ -112,6 +121,8 @@ impl Roles {
                 None => {}
                 Some(kind) => faults.extend(misfit(graph, name, fact, kind.as_ref())),
             }
+            let probe = self.probes.get(name).zip(fact.as_ref());
+            faults.extend(probe.and_then(|(shape, fact)| other_shape(graph, name, fact, shape)));
         }
         let listed = |name: &String| signature.inputs.iter().any(|(input, ..)| input == name);
         let missing = self.needed.iter().filter(|name| !listed(name));
@@ -129,6 +140,16 @@ impl Roles {
 fn carried(manifest: &Manifest) -> BTreeMap<String, Kind> {
     let state = manifest.state.iter().map(|s| (s.name.clone(), (s.dtype, Some(s.shape.clone()))));
     state.chain(manifest.parameters.iter().map(|p| (p.name.clone(), (p.dtype, Some(p.shape.clone()))))).collect()
+}
+
+fn other_shape(graph: &str, name: &str, fact: &Fact, shape: &[Dim]) -> Option<Fault> {
+    let fits = |(a, b): (&Dim, &Dim)| a.fixed().zip(b.fixed()).is_none_or(|(a, b)| a == b);
+    let dims = fact.shape.as_ref()?;
+    if dims.len() == shape.len() && dims.iter().zip(shape).all(fits) {
+        return None;
+    }
+    let expected = Fact::new(fact.dtype, shape).to_string();
+    Some(Fault::PortType { graph: graph.to_owned(), name: name.to_owned(), found: fact.to_string(), expected })
 }
 
 fn misfit(graph: &str, name: &str, fact: &Option<Fact>, kind: Option<&Kind>) -> Option<Fault> {

@@ -26,6 +26,8 @@ pub const MODEL: &str = "model.onnx";
 pub const VERSION: u32 = 1;
 /// Bytes of a manifest at most.
 const LONGEST: u64 = 64 << 20;
+/// Elements of a probe for one sample at most.
+const MOST_ELEMENTS: u64 = 1 << 32;
 /// The one symbol that a probe's shape may hold.
 pub const BATCH: &str = "batch";
 
@@ -71,6 +73,8 @@ pub enum Fault {
     Lambda { layer: String, lambda: f64 },
     #[error("probe `{probe}` has the symbolic dimension `{symbol}`; expected numbers and `{BATCH}` only")]
     Symbol { probe: String, symbol: String },
+    #[error("probe `{probe}` has more than 2^32 elements a sample, which no runtime takes")]
+    ProbeSize { probe: String },
     #[error("probe `{probe}` has the probability {found:?}; expected a number from 0 to 1")]
     Probability { probe: String, found: Option<f64> },
     #[error("{graph} has the input `{name}`, which has no role here")]
@@ -406,6 +410,11 @@ impl Manifest {
                 {
                     faults.push(Fault::Symbol { probe: probe.name.clone(), symbol: symbol.clone() });
                 }
+            }
+            let sizes =
+                probe.shape.iter().filter_map(|dim| if let Dim::Fixed(n) = dim { Some(*n as u64) } else { None });
+            if sizes.fold(1u64, u64::saturating_mul) > MOST_ELEMENTS {
+                faults.push(Fault::ProbeSize { probe: probe.name.clone() });
             }
             let probable = probe.probability.is_some_and(|p| (0.0..=1.0).contains(&p));
             if probe.distribution == Distribution::Bernoulli && !probable {

@@ -68,7 +68,7 @@ pub(super) struct Inject {
     #[arg(long, value_enum, default_value_t = EstimatorArg::Auto)]
     estimator: EstimatorArg,
     /// Random directions that hutchinson takes the mean of, each step
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     samples: u32,
     /// Signs of their own for each sample, one vector of them for all, a matrix of rank one, or a full matrix
     #[arg(long, value_enum, default_value_t = ProbesArg::Auto)]

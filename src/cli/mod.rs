@@ -32,7 +32,7 @@ pub use error::{Error, Result};
 use output::Output;
 
 use crate::limits::fits_f32;
-use crate::runtime::{Device, Fetch, Options, Runtime};
+use crate::runtime::{Device, Fetch, MOST_THREADS, Options, Runtime};
 
 /// Train exported ONNX models with the flatness regulariser FAM, on a stock ONNX Runtime
 #[derive(Debug, Parser)]
@@ -141,8 +141,18 @@ struct RuntimeArgs {
     #[arg(long, value_name = "DEVICE")]
     device: Option<Device>,
     /// Threads within an operation [default: one a physical core]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = threads)]
     threads: Option<usize>,
+}
+
+fn threads(text: &str) -> std::result::Result<usize, String> {
+    number_in(text, 1..=MOST_THREADS)
+}
+
+/// A whole number in a range.
+fn number_in(text: &str, range: std::ops::RangeInclusive<usize>) -> std::result::Result<usize, String> {
+    let expected = || format!("expected a number from {} to {}", range.start(), range.end());
+    text.parse().ok().filter(|n| range.contains(n)).ok_or_else(expected)
 }
 
 impl RuntimeArgs {

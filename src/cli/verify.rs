@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::data::DataArgs;
 use super::table::{significant, table};
-use super::{Error, Output, Result, RuntimeArgs};
+use super::{Error, Output, Result, RuntimeArgs, number_in};
 use crate::train::data;
 use crate::verify::{self, Check, Options, Report, Verdict, What};
 
@@ -30,16 +30,16 @@ pub(super) struct Verify {
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// Samples in the batch
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = super::evaluate::batch_size)]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = |text: &str| number_in(text, 1..=65_536))]
     batch_size: usize,
     /// Random directions a parameter
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = super::evaluate::batch_size)]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = |text: &str| number_in(text, 1..=10_000))]
     directions: usize,
     /// Compare κ with its definition where the layer has at most N weights
     #[arg(long, value_name = "N", default_value_t = 512)]
     definition: usize,
     /// Probes that an estimate of κ is averaged over
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = super::evaluate::batch_size)]
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = |text: &str| number_in(text, 1..=1_048_576))]
     probes: usize,
     /// Seed of samples, directions and probes
     #[arg(long, value_name = "N", default_value_t = 0)]

@@ -36,7 +36,8 @@ pub fn deform_conv<'g>(c: &Cx<'g>) -> Vec<Val<'g>> {
 fn columns<'g>(c: &Cx<'g>, d: &Deformation, work: DType, out: &[Dim; 2]) -> Val<'g> {
     let (b, x) = (c.b, c.x(0));
     let (n, groups, taps_each) = (x.dim(0), Dim::Fixed(d.offset_group), Dim::Fixed(d.windows.taps()));
-    let channels = x.dim(1);
+    // The filter, whose sizes are known, says how many channels there are.
+    let channels = c.x(1).dim(1) * Dim::Fixed(d.group);
     let each = channels.div_exact(&groups).unwrap_or_else(|| channels.div_floor(d.offset_group));
     let images = x.cast(work).reshape(&[n.clone(), groups.clone(), each.clone(), x.dim(2), x.dim(3)]);
     let images = images.permute(&[0, 1, 3, 4, 2]);

@@ -18,7 +18,7 @@ pub use bound::Bound;
 pub use error::{Attempt, Error};
 pub use find::{Fetch, Library, Origin, Package, install};
 pub use row::Row;
-pub use session::{Device, Options, Port, Runtime, Session};
+pub use session::{Device, MOST_THREADS, Options, Port, Runtime, Session};
 pub use step::{Carried, Step};
 pub use wired::{Feed, Held};
 

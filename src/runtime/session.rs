@@ -119,11 +119,14 @@ impl FromStr for Device {
     }
 }
 
+/// Threads within an operator at most; ONNX Runtime starts all that it is told to.
+pub const MOST_THREADS: usize = 1024;
+
 /// How a session runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     pub device: Device,
-    /// Threads within an operator; `None` leaves the choice to ONNX Runtime (a thread a physical core).
+    /// Threads within an operator, [`MOST_THREADS`] of them at most; `None` leaves the choice to ONNX Runtime (a thread a physical core).
     pub threads: Option<usize>,
     /// Whether idle threads wait in a loop. It is faster while one session runs without a pause, and steals cores from
     /// everything else.
@@ -372,7 +375,7 @@ fn builder(runtime: &Runtime, options: &Options) -> ort::Result<SessionBuilder> 
         .with_intra_op_spinning(options.spin)?
         .with_inter_op_spinning(options.spin)?;
     if let Some(threads) = options.threads {
-        builder = builder.with_intra_threads(threads)?;
+        builder = builder.with_intra_threads(threads.min(MOST_THREADS))?;
     }
     Ok(builder)
 }

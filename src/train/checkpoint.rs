@@ -144,9 +144,11 @@ pub fn load(path: &Path) -> Result<Checkpoint, Error> {
     if state.version != VERSION {
         return Err(damaged(format!("{STATE}: version {}; expected {VERSION}", state.version)));
     }
-    let tensors = tensor::decode_safetensors(&path.join(PARAMETERS), &listed(PARAMETERS)?)?;
-    let average =
-        files.remove(AVERAGE).map(|bytes| tensor::decode_safetensors(&path.join(AVERAGE), &bytes)).transpose()?;
+    let decoded = |name: &str, bytes: &[u8]| {
+        tensor::decode_safetensors(Path::new(name), bytes).map_err(|error| damaged(error.to_string()))
+    };
+    let tensors = decoded(PARAMETERS, &listed(PARAMETERS)?)?;
+    let average = files.remove(AVERAGE).map(|bytes| decoded(AVERAGE, &bytes)).transpose()?;
     Ok(Checkpoint { progress: state.progress, tensors, average })
 }
 

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     files,
     limits::{Limits, fits_f32},
-    runtime::Device,
+    runtime::{Device, MOST_THREADS},
 };
 
 /// Every option of `train`, under the names of the command line. Missing ones take the default.
@@ -288,7 +288,12 @@ impl Config {
             ("log-every", self.log_every > 0, "0".to_owned(), positive),
             ("checkpoint-every", self.checkpoint_every != Some(0), "0".to_owned(), positive),
             ("keep", self.keep > 0, "0".to_owned(), positive),
-            ("threads", self.threads != Some(0), "0".to_owned(), positive),
+            (
+                "threads",
+                self.threads.is_none_or(|threads| (1..=MOST_THREADS).contains(&threads)),
+                self.threads.unwrap_or_default().to_string(),
+                "a number from 1 to 1024",
+            ),
         ];
         for (name, good, found, expected) in checks {
             if !good {

@@ -1,6 +1,6 @@
 //! Artifacts and checkpoints of which one part is not what another says.
 
-use crate::common::{fam_onnx, run, text, toy_artifact, toy_npz};
+use crate::common::{fam_onnx, fixture, run, text, toy_artifact, toy_npz};
 use crate::record::row;
 use expect_test::{Expect, expect};
 use fam_onnx::artifact::manifest::sha256;
@@ -202,11 +202,56 @@ fn artifacts() {
         change(&place);
         place.train_refused(expected);
     }
+    let probes = probes_that_lie();
     row(
         "artifacts whose manifest, graphs, tensors or digests disagree: names, types, shapes, other graphs, versions",
-        cases.len(),
+        cases.len() + probes,
         "refused by the name of what differs; all that differs at once",
     );
+}
+
+/// Probes of other sizes than the graphs', or of no size that a machine has.
+fn probes_that_lie() -> usize {
+    let place = Place { directory: tempfile::tempdir().expect("a directory"), data: PathBuf::new() };
+    fs::copy(fixture("mlp").join("model.onnx"), place.directory.path().join("m.onnx")).expect("a model");
+    let line = "inject -q m.onnx --layer fc2 --lambda 0.1 --estimator hutchinson -o toy.fam";
+    run(fam_onnx(&line.split(' ').collect::<Vec<_>>()).current_dir(place.directory.path()));
+    let manifest = fs::read_to_string(place.file("manifest.json")).expect("a manifest");
+    let cases = [
+        (
+            "13",
+            expect![[r#"
+            error: toy.fam/manifest.json: `probe.fc2` of gradient.onnx is float[batch,16]; expected float[batch,13]; `probe.fc2` of evaluate.onnx is float[batch,16]; expected float[batch,13]
+        "#]],
+        ),
+        (
+            "\"batch\"",
+            expect![[r#"
+            error: node "kappa/fc2/Gemm" (Gemm): matrix product: [12,16] does not fit [2,2]; its inputs are probe.fc2: double[2,2], fc2.weight: double[12,16]
+        "#]],
+        ),
+        (
+            "4294967297",
+            expect![[r#"
+            error: toy.fam/manifest.json: probe `probe.fc2` has more than 2^32 elements a sample, which no runtime takes
+        "#]],
+        ),
+        (
+            "18446744073709551615",
+            expect![[r#"
+            error: toy.fam/manifest.json: probe `probe.fc2` has more than 2^32 elements a sample, which no runtime takes
+        "#]],
+        ),
+    ];
+    for (size, expected) in &cases {
+        let mut lying: serde_json::Value = serde_json::from_str(&manifest).expect("JSON");
+        let shape = &mut lying["layers"][0]["probes"][0]["shape"];
+        let last = shape.as_array().expect("sizes").len() - 1;
+        shape[last] = serde_json::from_str(size).expect("JSON");
+        fs::write(place.file("manifest.json"), lying.to_string()).expect("a manifest");
+        place.refused(&["verify", "-q", "toy.fam", "--batch-size", "2"], expected);
+    }
+    cases.len()
 }
 
 /// Writes a file of a checkpoint, and its digest.
@@ -236,8 +281,9 @@ fn damages() -> Vec<(Damage, Expect)> {
         (
             |at| replace(at, "parameters.safetensors", b"short"),
             expect![[r#"
-            error: run/checkpoints/step-2/parameters.safetensors: not a valid safetensors file (header too small); write it anew or take another copy
-        "#]],
+                error: run/checkpoints/step-2: damaged: parameters.safetensors: not a valid safetensors file (header too small); write it anew or take another copy
+                hint: give another checkpoint of the run, RUN/checkpoints/step-N
+            "#]],
         ),
         (
             |at| fs::write(at.join("parameters.safetensors"), "short").expect("a file"),

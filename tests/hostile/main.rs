@@ -6,6 +6,7 @@
 mod common;
 
 mod artifacts;
+mod cache;
 mod data;
 mod external;
 mod models;
@@ -14,4 +15,5 @@ mod options;
 mod parts;
 mod place;
 mod record;
+mod resume;
 mod writes;

@@ -103,7 +103,7 @@ impl Inputs {
             }
             "evaluate" => vec![("", file("toy.fam")), ("data", file("toy.npz"))],
             "measure" => vec![model, ("layer", "penultimate".to_owned()), no_data],
-            "verify" => vec![("", file("toy.fam")), no_data],
+            "verify" => vec![("", file("toy.fam")), ("data", file("toy.npz"))],
             "export" => vec![("", file("toy.fam")), output("out.onnx")],
             "demo" => vec![("ort", "no.so".to_owned()), output("demo")],
             "inspect" | "print" => vec![model],

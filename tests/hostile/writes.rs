@@ -77,6 +77,107 @@ fn killed_at_any_moment() {
     );
 }
 
+/// What stands at an output when the process that replaces it is killed: what was there before, or the new whole.
+#[test]
+fn killed_over_an_existing_output() {
+    let (place, model) = place();
+    let root = place.path();
+    let (file, directory) = (root.join("out.onnx"), root.join("out.fam"));
+    assert!(inject(&model, &root.join("from.fam")).status().expect("a process").success());
+    let export = || {
+        let mut command = fam_onnx(&["export", "-q"]);
+        command.arg(root.join("from.fam")).arg("-o").arg(&file);
+        command
+    };
+    assert!(export().status().expect("a process").success());
+    let new = fs::read(&file).expect("a model");
+    let mut state = 7u64;
+    let (mut cases, mut kept) = (0, 0);
+    for round in 0..40 {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let pause = Duration::from_millis((state >> 33) % 200);
+        let killed = |mut command: Command| {
+            let mut process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a process");
+            std::thread::sleep(pause);
+            let _ = process.kill();
+            process.wait().expect("an end");
+        };
+        if round % 2 == 0 {
+            fs::write(&file, "before").expect("a file");
+            killed(export());
+            let found = fs::read(&file).expect("a file");
+            assert!(found == new || found == b"before", "{} bytes", found.len());
+            kept += usize::from(found == b"before");
+        } else {
+            let _ = fs::remove_dir_all(&directory);
+            assert!(inject(&model, &directory).status().expect("a process").success());
+            let mut other = inject(&model, &directory);
+            other.args(["--optimizer", "adam"]);
+            killed(other);
+            // Between two renames the one before stands aside.
+            let aside = fs::read_dir(root).expect("a directory").flatten().map(|e| e.path().join("old"));
+            let at = std::iter::once(directory.clone()).chain(aside).find(|path| path.exists()).expect("an artifact");
+            let manifest = fam_onnx::artifact::manifest::Manifest::read(&at).expect("a whole manifest");
+            let names: Vec<&str> = manifest.files.keys().map(String::as_str).collect();
+            manifest.verify_files(&at, &names).expect("whole files");
+            for left in fs::read_dir(root).expect("a directory").flatten() {
+                if left.file_name().to_string_lossy().starts_with(".fam-onnx-old-") {
+                    fs::remove_dir_all(left.path()).expect("removed");
+                }
+            }
+        }
+        cases += 1;
+    }
+    assert!((1..20).contains(&kept), "{kept}");
+    row(
+        "SIGKILL while `export` or `inject --force` replaces what is there, at random moments",
+        cases,
+        "what was there before, or the new whole",
+    );
+}
+
+/// The directory of the output is removed, or gets another name, while it is written.
+#[test]
+fn targets_that_vanish() {
+    let (place, model) = place();
+    let (home, moved) = (place.path().join("home"), place.path().join("moved"));
+    let (mut cases, mut state) = (0, 3u64);
+    for round in 0..40 {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        fs::create_dir(&home).expect("a directory");
+        let mut command =
+            if round % 2 == 0 { grad(&model, &home.join("out.onnx")) } else { inject(&model, &home.join("out.fam")) };
+        let process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("a process");
+        std::thread::sleep(Duration::from_millis((state >> 33) % 150));
+        match round % 4 < 2 {
+            // What is written meanwhile may keep it from being empty.
+            true => while fs::remove_dir_all(&home).is_err() {},
+            false => fs::rename(&home, &moved).expect("moved"),
+        }
+        let output = process.wait_with_output().expect("an end");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(matches!(output.status.code(), Some(0 | 1)), "{stderr}");
+        assert!(!stderr.contains("internal error") && !stderr.contains(".fam-onnx-"), "{stderr}");
+        assert!(output.status.success() || stderr.contains("home/out"), "{stderr}");
+        for directory in [&home, &moved].into_iter().filter(|directory| directory.exists()) {
+            for name in visible(directory) {
+                let at = directory.join(&name);
+                match name.as_str() {
+                    "out.onnx" => drop(fam_onnx::onnx::read(&at).expect("a whole model")),
+                    _ => drop(fam_onnx::artifact::manifest::Manifest::read(&at).expect("a whole manifest")),
+                }
+            }
+            fs::remove_dir_all(directory).expect("removed");
+        }
+        cases += 1;
+    }
+    row(
+        "the directory of an output removed or moved while `grad` or `inject` writes",
+        cases,
+        "done, or refused by the name of the output; no part of one is left under its name",
+    );
+}
+
 #[test]
 fn two_at_once() {
     let (place, model) = place();
