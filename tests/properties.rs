@@ -289,7 +289,7 @@ fn sizes_that_decide_and_are_not_known() {
     for name in ["Attention", "DFT", "GRU", "LSTM", "RNN", "STFT"] {
         let op = lookup(name).expect("an operator");
         for (k, mut case) in (op.cases)().into_iter().enumerate() {
-            case.attrs.0.remove("hidden_size");
+            case.attrs.remove("hidden_size");
             let plan = with_symbols(op, &case, ['N', 'M']).expect("a plan");
             assert_eq!(failure(&plan), None, "{name} {k}");
         }

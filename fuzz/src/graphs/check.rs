@@ -287,8 +287,8 @@ impl Point<'_> {
         let found = outputs(&derivative.model, data)?;
         let jumps = self.model.graph.nodes.iter().filter(|node| JUMPS.contains(&node.op.as_str()));
         let jumped: Vec<_> = jumps.flat_map(|node| node.outputs.iter().flatten().copied()).collect();
-        let jumped: HashSet<&str> =
-            self.model.graph.descendants(&jumped).into_iter().map(|id| self.model.graph.name_of(id)).collect();
+        let behind = self.model.graph.descendants(&jumped);
+        let jumped: HashSet<&str> = behind.iter().map(|id| self.model.graph.name_of(id)).collect();
         let own: Vec<(String, Array)> =
             outputs(self.model, self.data)?.into_iter().filter(|(name, _)| !jumped.contains(name.as_str())).collect();
         let still: Vec<(String, Array)> =
