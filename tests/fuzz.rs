@@ -93,6 +93,12 @@ fn inputs_of_a_fuzzer() {
 mod found {
     use super::targets;
 
+    /// Shapes behind an operator that nobody knows, from which inference makes others the second time.
+    #[test]
+    fn an_unknown_operator_in_a_recurrent_net() {
+        targets::transform(include_bytes!("../fuzz/found/unknown-operator.onnx"));
+    }
+
     /// 65,408 × 65,535 pixels, where the model leaves the size open: batches of that size were made.
     #[test]
     fn an_image_that_claims_to_be_huge() {
