@@ -127,7 +127,8 @@ impl<'a, 'g> Heads<'a, 'g> {
         let mask = self.c.has(3).then(|| self.c.x(3))?;
         let b = self.c.b;
         let (width, total, rank) = (mask.dim(-1), self.k.dim(2), mask.rank());
-        if width == total {
+        // One number is the same for all keys.
+        if rank == 0 || width == total {
             return Some(mask);
         }
         let mut pads = vec![Dim::Fixed(0); 2 * rank];
