@@ -216,11 +216,11 @@ fn what_cannot_be_verified() {
     place.shows(
         "verify mlp.fam --batch-size 0",
         expect![[r#"
-        error: invalid value '0' for '--batch-size <N>': expected a number above 0
+            error: invalid value '0' for '--batch-size <N>': expected a number from 1 to 65536
 
-        For more information, try '--help'.
-        [exit 2]
-    "#]],
+            For more information, try '--help'.
+            [exit 2]
+        "#]],
     );
     let graph = place.path().join("mlp.fam/gradient.onnx");
     let mut bytes = std::fs::read(&graph).expect("a graph");
