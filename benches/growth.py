@@ -149,7 +149,7 @@ def draw(results, path):
 
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "growth"
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(2, len(results), figsize=(2.6 * len(results), 5.4), sharey="row")
     for column, (axis, found) in enumerate(results.items()):
@@ -158,6 +158,9 @@ def draw(results, path):
             for way in WAYS:
                 plot.plot(VARIED[axis][: len(found)], [factor * f[way][row] for f in found], marker="o", markersize=3, label=way)
             plot.set(xscale="log", yscale="log")
+            sizes = VARIED[axis][: len(found)]
+            plot.set_xticks(sizes, sizes, fontsize=7)
+            plot.xaxis.set_minor_formatter(ticker.NullFormatter())
             plot.grid(alpha=0.3)
             if column == 0:
                 plot.set_ylabel(unit)
