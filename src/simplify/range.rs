@@ -80,11 +80,11 @@ fn made(graph: &Graph, node: &Node, known: &[Range]) -> Range {
     let second = inputs.get(1).copied().unwrap_or_default();
     let only = |range: Range| Range { finite, ..range };
     match node.op.as_str() {
-        // The first input's numbers, moved, repeated, summed with weights that are not negative.
+        // The first input's numbers, moved, repeated, chosen from.
         "Identity" | "Cast" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Transpose" | "Expand" | "Tile"
         | "Slice" | "Split" | "Gather" | "GatherElements" | "GatherND" | "ReduceMax" | "ReduceMin" | "MaxPool"
-        | "GlobalMaxPool" | "DepthToSpace" | "SpaceToDepth" => Range { finite: first.finite, ..first },
-        "ReduceSum" | "ReduceMean" | "GlobalAveragePool" => Range { finite: first.finite, ..first },
+        | "GlobalMaxPool" | "DepthToSpace" | "SpaceToDepth" => first,
+        "ReduceSum" | "ReduceMean" | "GlobalAveragePool" => sum(&[first]),
         "Shape" | "Size" => POSITIVE,
         "Neg" => Range { not_negative: first.not_positive, not_positive: first.not_negative, ..first },
         "Add" | "Sum" | "Mean" => only(sum(&inputs)),
@@ -232,6 +232,11 @@ mod tests {
         assert!(finite(|x| x.like(1.0) / (x * x + x.like(1e-5)).sqrt()));
         assert!(!finite(|x| x.like(1.0) / (x + x.like(1e-5)).sqrt()), "a sum may be zero where terms have any sign");
         assert!(finite(|x| x / x.like(3.0)));
+        let weight = |x: Val<'_>, numbers: [f64; 2]| {
+            x.builder().initializer("w", Tensor::from_f64(DType::F32, &[2], numbers)).id()
+        };
+        assert!(finite(|x| x / x.builder().val(weight(x, [1.0, 2.0])).mean_all()));
+        assert!(!finite(|x| x / x.builder().val(weight(x, [1.0, -1.0])).mean_all()), "both signs may add up to zero");
         assert!(finite(|x| x / x.gt(x.like(0.0)).select(x, x.like(1.0)).sqrt()));
         assert!(!finite(|x| x / x.gt(x.like(0.0)).select(x, x.like(0.0))));
         assert!(!finite(|x| x * x.like(f64::INFINITY)));
