@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn place() -> (tempfile::TempDir, PathBuf) {
     let place = tempfile::tempdir().expect("a directory");
@@ -39,6 +39,29 @@ fn visible(place: &Path) -> Vec<String> {
     names
 }
 
+/// How often a test disturbs a command.
+const ROUNDS: u32 = 40;
+
+/// The time a command takes when nobody disturbs it.
+fn duration(mut command: Command) -> Duration {
+    let started = Instant::now();
+    assert!(command.stdout(Stdio::null()).status().expect("a process").success());
+    started.elapsed()
+}
+
+/// When a round disturbs its command: from the first moment to four times the command's time, half of them within it,
+/// so that some come before the end and some after it on a machine of any speed.
+fn moment(round: u32, whole: Duration) -> Duration {
+    whole.mul_f64(4.0 * (f64::from(round) / f64::from(ROUNDS)).powi(2))
+}
+
+fn killed(mut command: Command, after: Duration) {
+    let mut process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a process");
+    std::thread::sleep(after);
+    let _ = process.kill();
+    process.wait().expect("an end");
+}
+
 #[test]
 fn killed_at_any_moment() {
     let (place, model) = place();
@@ -54,15 +77,14 @@ fn killed_at_any_moment() {
             manifest.verify_files(&directory, &names).expect("whole files");
         }
     };
+    let (differentiating, injecting) = (duration(grad(&model, &file)), duration(inject(&model, &directory)));
     let mut cases = 0;
-    let mut state = 1u64;
-    for round in 0..40 {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        let mut command = if round % 2 == 0 { grad(&model, &file) } else { inject(&model, &directory) };
-        let mut process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a process");
-        std::thread::sleep(Duration::from_millis((state >> 33) % 300));
-        let _ = process.kill();
-        process.wait().expect("an end");
+    for round in 0..ROUNDS {
+        if round % 2 == 0 {
+            killed(grad(&model, &file), moment(round, differentiating));
+        } else {
+            killed(inject(&model, &directory), moment(round, injecting));
+        }
         whole();
         cases += 1;
     }
@@ -71,7 +93,7 @@ fn killed_at_any_moment() {
     whole();
     assert_eq!(visible(place.path()), ["m.onnx", "out.fam", "out.onnx"]);
     row(
-        "SIGKILL while `grad` or `inject` writes, at random moments",
+        "SIGKILL while `grad` or `inject` writes, at any moment",
         cases,
         "whole or not there; what is left is called `.fam-onnx-…`",
     );
@@ -91,20 +113,13 @@ fn killed_over_an_existing_output() {
     };
     assert!(export().status().expect("a process").success());
     let new = fs::read(&file).expect("a model");
-    let mut state = 7u64;
+    let exporting = duration(export());
+    let injecting = duration(inject(&model, &directory));
     let (mut cases, mut kept) = (0, 0);
-    for round in 0..40 {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        let pause = Duration::from_millis((state >> 33) % 200);
-        let killed = |mut command: Command| {
-            let mut process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a process");
-            std::thread::sleep(pause);
-            let _ = process.kill();
-            process.wait().expect("an end");
-        };
+    for round in 0..ROUNDS {
         if round % 2 == 0 {
             fs::write(&file, "before").expect("a file");
-            killed(export());
+            killed(export(), moment(round, exporting));
             let found = fs::read(&file).expect("a file");
             assert!(found == new || found == b"before", "{} bytes", found.len());
             kept += usize::from(found == b"before");
@@ -113,7 +128,7 @@ fn killed_over_an_existing_output() {
             assert!(inject(&model, &directory).status().expect("a process").success());
             let mut other = inject(&model, &directory);
             other.args(["--optimizer", "adam"]);
-            killed(other);
+            killed(other, moment(round, injecting));
             // Between two renames the one before stands aside.
             let aside = fs::read_dir(root).expect("a directory").flatten().map(|e| e.path().join("old"));
             let at = std::iter::once(directory.clone()).chain(aside).find(|path| path.exists()).expect("an artifact");
@@ -128,9 +143,9 @@ fn killed_over_an_existing_output() {
         }
         cases += 1;
     }
-    assert!((1..20).contains(&kept), "{kept}");
+    assert!((1..ROUNDS as usize / 2).contains(&kept), "{kept}");
     row(
-        "SIGKILL while `export` or `inject --force` replaces what is there, at random moments",
+        "SIGKILL while `export` or `inject --force` replaces what is there, at any moment",
         cases,
         "what was there before, or the new whole",
     );
@@ -141,14 +156,17 @@ fn killed_over_an_existing_output() {
 fn targets_that_vanish() {
     let (place, model) = place();
     let (home, moved) = (place.path().join("home"), place.path().join("moved"));
-    let (mut cases, mut state) = (0, 3u64);
-    for round in 0..40 {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+    let commands = || [grad(&model, &home.join("out.onnx")), inject(&model, &home.join("out.fam"))];
+    fs::create_dir(&home).expect("a directory");
+    let durations = commands().map(duration);
+    fs::remove_dir_all(&home).expect("removed");
+    let mut cases = 0;
+    for round in 0..ROUNDS {
         fs::create_dir(&home).expect("a directory");
-        let mut command =
-            if round % 2 == 0 { grad(&model, &home.join("out.onnx")) } else { inject(&model, &home.join("out.fam")) };
+        let [graph, artifact] = commands();
+        let (mut command, whole) = if round % 2 == 0 { (graph, durations[0]) } else { (artifact, durations[1]) };
         let process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("a process");
-        std::thread::sleep(Duration::from_millis((state >> 33) % 150));
+        std::thread::sleep(moment(round, whole));
         match round % 4 < 2 {
             // What is written meanwhile may keep it from being empty.
             true => while fs::remove_dir_all(&home).is_err() {},
