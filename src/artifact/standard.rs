@@ -141,6 +141,13 @@ pub struct Size {
     pub flops: f64,
 }
 
+impl Size {
+    /// What is left when a part is taken away.
+    fn beyond(self, part: Size) -> Size {
+        Size { nodes: self.nodes.saturating_sub(part.nodes), flops: (self.flops - part.flops).max(0.0) }
+    }
+}
+
 /// Bytes that a step takes at its peak, as [`cost::memory`] predicts them: without κ and with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Memory {
@@ -212,21 +219,27 @@ fn assemble(model: &Model, options: &Options) -> Result<Plan> {
     let loss = std::slice::from_ref(&names.loss);
     let known = whole.by_name();
     let size = |outputs: &[&[String]]| size(&whole, &known, outputs);
-    let forward = size(&[loss]);
-    let plain = size(&[loss, &names.plain, &of(&names.statistics)]);
-    let with_kappa = size(&[&scalars, &of(&names.gradients), &of(&names.statistics)]);
-    let beyond =
-        |a: Size, b: Size| Size { nodes: a.nodes.saturating_sub(b.nodes), flops: (a.flops - b.flops).max(0.0) };
     let memory = |model: Model| cost::memory::of_graph(&model.graph);
     let cutter = Cutter { model, whole: &whole, known: &known, opened: &opened };
-    // It is made in two graphs, before others take memory.
-    let optimizer = optimizer(model, &whole, &known, &names, options)?;
-    let plain_memory = memory(cutter.cut("plain", &[loss, &names.plain_steps, &of(&names.statistics)])?);
-    let evaluate = match options.train_batch_norm || options.train_dropout {
-        true => evaluation(model, options, &ways)?,
-        false => cutter.evaluate(&names)?,
+    let sizes = || {
+        let forward = size(&[loss]);
+        let plain = size(&[loss, &names.plain, &of(&names.statistics)]);
+        let with_kappa = size(&[&scalars, &of(&names.gradients), &of(&names.statistics)]);
+        (forward, plain.beyond(forward), with_kappa.beyond(plain))
     };
-    let gradient = cutter.cut("gradient", &[&scalars, &of(&names.gradients), &of(&names.statistics)])?;
+    let plain_memory =
+        || Ok(memory(cutter.cut("plain", &[loss, &names.plain_steps, &of(&names.statistics)])?)) as Result<f64>;
+    let evaluate = || match options.train_batch_norm || options.train_dropout {
+        true => evaluation(model, options, &ways),
+        false => cutter.evaluate(&names),
+    };
+    let gradient = || cutter.cut("gradient", &[&scalars, &of(&names.gradients), &of(&names.statistics)]);
+    let optimizer = || optimizer(model, &whole, &known, &names, options);
+    let ((optimizer, evaluate), (gradient, (plain_memory, (forward, plain, fam)))) = rayon::join(
+        || rayon::join(optimizer, evaluate),
+        || rayon::join(gradient, || rayon::join(plain_memory, sizes)),
+    );
+    let (optimizer, evaluate, gradient, plain_memory) = (optimizer?, evaluate?, gradient?, plain_memory?);
     let norm: Vec<String> = names.gradient_norm.iter().cloned().collect();
     let outputs = [&scalars[..], &norm, &of(&names.steps), &of(&names.statistics)].concat();
     let keep = cutter.keep();
@@ -235,8 +248,7 @@ fn assemble(model: &Model, options: &Options) -> Result<Plan> {
     let train = simplify::into_part(whole, &outline.inputs, &outline.outputs, &outline.live);
     let train = named(model, "train", train);
     let memory = Memory { plain: plain_memory, whole: cost::memory::of_graph(&train.graph) };
-    let report =
-        Report { layers, forward, plain: beyond(plain, forward), fam: beyond(with_kappa, plain), memory, notes };
+    let report = Report { layers, forward, plain, fam, memory, notes };
     let opset = crate::onnx::opset(&train);
     let graphs = vec![
         ("gradient.onnx", gradient),
@@ -464,7 +476,7 @@ fn optimizer(model: &Model, whole: &Graph, known: &Known<'_>, names: &Names, opt
         b.output(norm, name);
     }
     let graph = Graph { name: "optimizer".to_string(), ..b.finish()? };
-    let graph = simplify::emitted(simplify::simplify(&graph)?);
+    let graph = simplify::emitted(simplify::without_dead_code(graph));
     Ok(Model { graph, metadata: Vec::new(), doc: String::new(), ..model.around() })
 }
 

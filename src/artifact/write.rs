@@ -1,11 +1,12 @@
 //! An artifact on disk: it appears whole or not at all.
 
-use super::manifest::{self, FileEntry, Manifest};
+use super::manifest::{self, FileEntry, MODEL, Manifest, PARAMETERS};
 use super::ort_training::Record;
 use super::standard::Plan;
 use crate::error::{Error, Result};
 use crate::ir::Tensor;
 use crate::{files, onnx, tensor};
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -86,31 +87,31 @@ fn at(path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<> {
 pub fn write(plan: &Plan, inference: &[u8], directory: &Path, force: bool) -> Result<()> {
     let draft = Draft::new(directory, force)?;
     let mut manifest = plan.manifest.clone();
-    let mut save = |name: &str, bytes: &[u8]| -> Result<()> {
+    let save = |name: &str, bytes: &[u8]| -> Result<FileEntry> {
         files::write(&draft.path().join(name), bytes).map_err(at(&directory.join(name)))?;
-        manifest.files.insert(name.to_string(), FileEntry { sha256: manifest::sha256(bytes) });
-        Ok(())
+        Ok(FileEntry { sha256: manifest::sha256(bytes) })
     };
-    for (name, model) in &plan.graphs {
-        save(name, &onnx::to_bytes(model))?;
+    let graphs = || plan.graphs.par_iter().map(|(name, model)| save(name, &onnx::to_bytes(model))).collect();
+    let parameters = || save_tensors(&plan.tensors, &draft.path().join(PARAMETERS), &directory.join(PARAMETERS));
+    let (entries, (inference, parameters)): (Vec<Result<FileEntry>>, _) =
+        rayon::join(graphs, || rayon::join(|| save(MODEL, inference), parameters));
+    for ((name, _), entry) in plan.graphs.iter().zip(entries) {
+        manifest.files.insert((*name).to_string(), entry?);
     }
-    save(manifest::MODEL, inference)?;
-    let parameters = draft.path().join(manifest::PARAMETERS);
-    let known = directory.join(manifest::PARAMETERS);
-    let sha256 = save_tensors(&plan.tensors, &parameters, &known)?;
-    manifest.files.insert(manifest::PARAMETERS.to_string(), FileEntry { sha256 });
+    manifest.files.insert(MODEL.to_string(), inference?);
+    manifest.files.insert(PARAMETERS.to_string(), parameters?);
     let text = manifest.to_json()?;
     files::write(&draft.path().join(manifest::FILE), text.as_bytes()).map_err(at(&directory.join(manifest::FILE)))?;
     draft.finish()
 }
 
 /// Writes the tensors to a safetensors file of a draft that will be known as `known`; its SHA-256.
-fn save_tensors(tensors: &BTreeMap<String, Tensor>, file: &Path, known: &Path) -> Result<String> {
+fn save_tensors(tensors: &BTreeMap<String, Tensor>, file: &Path, known: &Path) -> Result<FileEntry> {
     let file = fs::File::create(file).map_err(at(known))?;
     let mut out = Hashing { file: &file, hash: Sha256::new() };
     tensor::write_safetensors(tensors, &mut out, known)?;
     file.sync_all().map_err(at(known))?;
-    Ok(manifest::hex(&out.hash.finalize()))
+    Ok(FileEntry { sha256: manifest::hex(&out.hash.finalize()) })
 }
 
 /// A file with the digest of what is written to it.
