@@ -310,7 +310,7 @@ fn what_inject_writes_and_what_it_leaves_alone() {
     place.shows("inject mlp.onnx --layer fc2 --lambda 0.1 --dry-run", expect![[r#"
         layer      W    λ  head                        estimator   why
         ─────  ─────  ───  ──────────────────────────  ──────────  ───────────────────────────────────────────────────────
-        fc2    12×16  0.1  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 2.07 plain steps, above 1.10
+        fc2    12×16  0.1  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 1.98 plain steps, above 1.10
 
         part            nodes     FLOPs  of a plain step
         ──────────────  ─────  ────────  ───────────────
@@ -326,7 +326,7 @@ fn what_inject_writes_and_what_it_leaves_alone() {
     place.shows("inject mlp.onnx --layer fc2 --lambda 0.1", expect![[r#"
         layer      W    λ  head                        estimator   why
         ─────  ─────  ───  ──────────────────────────  ──────────  ───────────────────────────────────────────────────────
-        fc2    12×16  0.1  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 2.07 plain steps, above 1.10
+        fc2    12×16  0.1  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 1.98 plain steps, above 1.10
 
         part            nodes     FLOPs  of a plain step
         ──────────────  ─────  ────────  ───────────────
@@ -370,7 +370,7 @@ fn what_inject_writes_and_what_it_leaves_alone() {
     place.shows("inject mlp.onnx --layer fc2 --lambda 0.2 --dry-run", expect![[r#"
         layer      W    λ  head                        estimator   why
         ─────  ─────  ───  ──────────────────────────  ──────────  ───────────────────────────────────────────────────────
-        fc2    12×16  0.2  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 2.07 plain steps, above 1.10
+        fc2    12×16  0.2  piecewise-affine (/Relu_1)  hutchinson  exact is predicted to cost 1.98 plain steps, above 1.10
 
         part            nodes     FLOPs  of a plain step
         ──────────────  ─────  ────────  ───────────────
@@ -447,21 +447,21 @@ fn inspect_of_an_mlp() {
         Layers
         name      W  head                        estimator   weight      why
         ────  ─────  ──────────────────────────  ──────────  ──────────  ───────────────────────────────────────────────────────
-        fc1   16×20  piecewise-affine (/Relu)    hutchinson  fc1.weight  exact is predicted to cost 2.42 plain steps, above 1.10
-        fc2   12×16  piecewise-affine (/Relu_1)  hutchinson  fc2.weight  exact is predicted to cost 2.07 plain steps, above 1.10
+        fc1   16×20  piecewise-affine (/Relu)    hutchinson  fc1.weight  exact is predicted to cost 2.32 plain steps, above 1.10
+        fc2   12×16  piecewise-affine (/Relu_1)  hutchinson  fc2.weight  exact is predicted to cost 1.98 plain steps, above 1.10
         fc     5×12  logits                      exact       fc.weight   closed form
 
         Cost of κ and its gradient
         layer  estimator        FLOPs   memory  plain steps  how
         ─────  ────────────  ────────  ───────  ───────────  ─────────────────────────────────────────
-        fc1    exact           1.25 M  2.42 MB         2.42  closed form, 5 reverse passes of the head
-        fc1    gauss-newton    1.25 M  2.42 MB         2.42  closed form, 5 reverse passes of the head
+        fc1    exact           1.07 M  2.37 MB         2.32  closed form, 5 reverse passes of the head
+        fc1    gauss-newton    1.07 M  2.37 MB         2.32  closed form, 5 reverse passes of the head
         fc1    hutchinson    196.86 k  2.08 MB         1.82  per-sample probes
-        fc2    exact         516.86 k  2.24 MB         2.07  closed form, 5 reverse passes of the head
-        fc2    gauss-newton  516.86 k  2.24 MB         2.07  closed form, 5 reverse passes of the head
+        fc2    exact         416.26 k  2.20 MB         1.98  closed form, 5 reverse passes of the head
+        fc2    gauss-newton  416.26 k  2.20 MB         1.98  closed form, 5 reverse passes of the head
         fc2    hutchinson     86.02 k  2.06 MB         1.72  per-sample probes
-        fc     exact          20.81 k  2.05 MB         1.69  closed form
-        fc     gauss-newton   20.81 k  2.05 MB         1.69  closed form
+        fc     exact          20.21 k  2.05 MB         1.65  closed form
+        fc     gauss-newton   20.21 k  2.05 MB         1.65  closed form
         fc     hutchinson     24.77 k  2.05 MB         1.63  per-sample probes
 
         Operators
@@ -512,8 +512,8 @@ fn inspect_of_an_mlp() {
             conv2  exact          47.85 M  53.64 MB        36.21  by definition, 96 second derivatives
             conv2  gauss-newton    4.30 M   4.08 MB         4.18  closed form, 5 reverse passes of the head
             conv2  hutchinson    506.83 k   2.67 MB         2.05  full probes
-            fc     exact          18.67 k   2.44 MB         1.33  closed form
-            fc     gauss-newton   18.67 k   2.44 MB         1.33  closed form
+            fc     exact          18.27 k   2.44 MB         1.31  closed form
+            fc     gauss-newton   18.27 k   2.44 MB         1.31  closed form
             fc     hutchinson     18.11 k   2.44 MB         1.30  per-sample probes
 
             Operators

@@ -226,6 +226,66 @@ fn the_slopes_of_a_product_are_added_before_a_cotangent_comes_in() {
 }
 
 #[test]
+fn a_matrix_and_its_transpose_are_added_before_they_are_multiplied() {
+    let square = [2, 2].map(Dim::Fixed);
+    // Attributes of the two products, whether a third summand is there, what is left.
+    let cases: [(&[&str], &[&str], bool, &[&str]); 5] = [
+        (&["transA"], &[], false, &["Transpose", "Add", "MatMul"]),
+        (&["transA", "transB"], &["transB"], false, &["Transpose", "Add", "Gemm"]),
+        (&["transB"], &[], false, &["Transpose", "Add", "MatMul"]),
+        (&[], &["transA"], true, &["Transpose", "Add", "MatMul", "Add"]),
+        (&["transA"], &["transB"], false, &["Gemm", "Gemm", "Add"]),
+    ];
+    for (first, second, more, left) in cases {
+        let b = Builder::new();
+        let [a, w, r] = ["a", "w", "r"].map(|name| b.input(name, float(&square), None));
+        let product = |flags: &[&str]| {
+            let attrs = flags.iter().fold(Attrs::new(), |attrs, flag| attrs.with(flag, 1));
+            import(&b, "Gemm", &[a, w], attrs)
+        };
+        let first = product(first);
+        let sum = if more { import(&b, "Add", &[r, first], Attrs::new()) } else { first };
+        b.output(import(&b, "Add", &[sum, product(second)], Attrs::new()), "y");
+        let data = [[2.0, 1.0, 5.0, 3.0], [1.0, 7.0, 2.0, 4.0], [8.0, 4.0, 2.0, 16.0]];
+        let inputs: [(&str, &[usize], &[f64]); 3] =
+            [("a", &[2, 2], &data[0]), ("w", &[2, 2], &data[1]), ("r", &[2, 2], &data[2])];
+        assert_eq!(left_of(&b.finish().expect("a sound graph"), &inputs), left);
+    }
+}
+
+#[test]
+fn rows_and_columns_are_scaled_behind_a_product_that_is_there() {
+    // The shape of the number, whether it scales the left factor, whether the product without it is there, how many
+    // products are left.
+    let cases: [(Ints, bool, bool, usize); 8] = [
+        (&[3, 1], true, true, 1),
+        (&[], true, true, 1),
+        (&[1, 2], true, true, 2),
+        (&[3, 1], true, false, 1),
+        (&[1, 4], false, true, 1),
+        (&[4], false, true, 1),
+        (&[2, 1], false, true, 2),
+        (&[2, 1, 1], true, true, 2),
+    ];
+    for (shape, left_factor, there, left) in cases {
+        let b = Builder::new();
+        let c = b.input("c", float(&shape.iter().map(|&n| Dim::Fixed(n)).collect::<Vec<_>>()), None);
+        let v = b.input("v", float(&[3, 2].map(Dim::Fixed)), None);
+        let w = b.input("w", float(&[2, 4].map(Dim::Fixed)), None);
+        let plain = there.then(|| import(&b, "MatMul", &[v, w], Attrs::new()));
+        let scaled = import(&b, "Mul", &[c, if left_factor { v } else { w }], Attrs::new());
+        let product = import(&b, "MatMul", &if left_factor { [scaled, w] } else { [v, scaled] }, Attrs::new());
+        b.output(plain.map_or(product, |plain| import(&b, "Sub", &[product, plain], Attrs::new())), "y");
+        let sizes: Vec<usize> = shape.iter().map(|&n| n as usize).collect();
+        let data: Vec<f64> = (1..=8).map(f64::from).collect();
+        let inputs: [(&str, &[usize], &[f64]); 3] =
+            [("c", &sizes, &data[..sizes.iter().product()]), ("v", &[3, 2], &data[..6]), ("w", &[2, 4], &data)];
+        let operators = left_of(&b.finish().expect("a sound graph"), &inputs);
+        assert_eq!(operators.iter().filter(|op| *op == "MatMul").count(), left, "{operators:?}");
+    }
+}
+
+#[test]
 fn a_sum_drops_axes_of_size_one_itself() {
     let n = Dim::symbol("N");
     // The axes summed, whether they are kept, the target, what is left.

@@ -235,10 +235,8 @@ fn assemble(model: &Model, options: &Options) -> Result<Plan> {
     };
     let gradient = || cutter.cut("gradient", &[&scalars, &of(&names.gradients), &of(&names.statistics)]);
     let optimizer = || optimizer(model, &whole, &known, &names, options);
-    let ((optimizer, evaluate), (gradient, (plain_memory, (forward, plain, fam)))) = rayon::join(
-        || rayon::join(optimizer, evaluate),
-        || rayon::join(gradient, || rayon::join(plain_memory, sizes)),
-    );
+    let ((optimizer, evaluate), (gradient, (plain_memory, (forward, plain, fam)))) =
+        rayon::join(|| rayon::join(optimizer, evaluate), || rayon::join(gradient, || rayon::join(plain_memory, sizes)));
     let (optimizer, evaluate, gradient, plain_memory) = (optimizer?, evaluate?, gradient?, plain_memory?);
     let norm: Vec<String> = names.gradient_norm.iter().cloned().collect();
     let outputs = [&scalars[..], &norm, &of(&names.steps), &of(&names.statistics)].concat();

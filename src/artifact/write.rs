@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 
 /// `MODEL-STEM.fam` beside nothing else: in the current directory.
 pub fn default_directory(model: &Path) -> PathBuf {
@@ -105,25 +106,36 @@ pub fn write(plan: &Plan, inference: &[u8], directory: &Path, force: bool) -> Re
     draft.finish()
 }
 
-/// Writes the tensors to a safetensors file of a draft that will be known as `known`; its SHA-256.
+/// Writes the tensors to a safetensors file of a draft that will be known as `known`; its SHA-256, which is computed while
+/// the disk is at work.
 fn save_tensors(tensors: &BTreeMap<String, Tensor>, file: &Path, known: &Path) -> Result<FileEntry> {
     let file = fs::File::create(file).map_err(at(known))?;
-    let mut out = Hashing { file: &file, hash: Sha256::new() };
-    tensor::write_safetensors(tensors, &mut out, known)?;
-    file.sync_all().map_err(at(known))?;
-    Ok(FileEntry { sha256: manifest::hex(&out.hash.finalize()) })
+    std::thread::scope(|scope| {
+        let (chunks, written) = mpsc::sync_channel::<Vec<u8>>(CHUNKS_AHEAD);
+        let digest =
+            scope.spawn(move || written.into_iter().fold(Sha256::new(), |hash, chunk| hash.chain_update(chunk)));
+        let mut out = Observed { file: &file, chunks };
+        tensor::write_safetensors(tensors, &mut out, known)?;
+        drop(out);
+        file.sync_all().map_err(at(known))?;
+        let digest = digest.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok(FileEntry { sha256: manifest::hex(&digest.finalize()) })
+    })
 }
 
-/// A file with the digest of what is written to it.
-struct Hashing<'f> {
+/// As many chunks wait for being hashed at most.
+const CHUNKS_AHEAD: usize = 16;
+
+/// A file; what is written to it is sent on.
+struct Observed<'f> {
     file: &'f fs::File,
-    hash: Sha256,
+    chunks: mpsc::SyncSender<Vec<u8>>,
 }
 
-impl Write for Hashing<'_> {
+impl Write for Observed<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let written = self.file.write(bytes)?;
-        self.hash.update(&bytes[..written]);
+        self.chunks.send(bytes[..written].to_vec()).map_err(|_| std::io::ErrorKind::BrokenPipe)?;
         Ok(written)
     }
 

@@ -153,10 +153,24 @@ impl Numbers {
         product(2.0 * rows * self.d * width, rows * self.d, rows * width) + elementwise(rows * width)
     }
 
-    /// `W Wᵀ`, where rows are multiplied by it in place of `W`.
+    /// Whether rows are multiplied by `W Wᵀ` in place of `W`.
+    fn by_gram(&self) -> bool {
+        self.d < self.m
+    }
+
+    /// `W Wᵀ`; the gradient in `W` is one product, as what it has to be multiplied with is symmetric.
     fn gram(&self) -> Cost {
         let (d, m) = (self.d, self.m);
-        if d < m { product(2.0 * d * d * m, 2.0 * d * m, d * d) } else { Cost::default() }
+        if self.by_gram() {
+            product(2.0 * d * d * m, 2.0 * d * m, d * d).repeated(WITH_ONE_GRADIENT)
+        } else {
+            Cost::default()
+        }
+    }
+
+    /// `‖Wᵀ v‖²` of rows with the gradient, which takes `v·(W Wᵀ)` as it is there.
+    fn squared(&self, rows: f64) -> Cost {
+        self.rows(rows).repeated(if self.by_gram() { WITH_ONE_GRADIENT } else { WITH_GRADIENT })
     }
 
     /// The layer once more, with another weight.
@@ -194,24 +208,26 @@ pub fn exactly(layer: &Layer, site: &Site, head: &HeadCost, route: &Route) -> Co
             let passes = *passes as f64;
             let batch = if site.shares_jacobian() { numbers.samples.max(1.0).recip() } else { 1.0 };
             let products = if samples.once {
-                numbers.rows(passes * numbers.positions * batch)
-                    + numbers.rows(numbers.positions)
-                    + numbers.gram()
-                    + numbers.activations()
+                let others = numbers.rows(numbers.positions) + numbers.activations();
+                numbers.squared(passes * numbers.positions * batch) + numbers.gram() + others.repeated(WITH_GRADIENT)
             } else {
                 let gradients = (passes + 1.0) * numbers.samples;
-                numbers.layer(1.0) * (passes + 1.0) + numbers.rows(gradients * numbers.m) + stacked(2.0 * gradients)
+                let pulled = numbers.layer(1.0) * (passes + 1.0) + numbers.rows(gradients * numbers.m);
+                (pulled + stacked(2.0 * gradients)).repeated(WITH_GRADIENT)
             };
             // The activation's gradient is summed over the passes.
             let summed = if samples.once { 0.0 } else { passes * numbers.positions * numbers.m };
             (head.first * (passes * batch) + head.first + elementwise(summed), products)
         }
-        Route::ByNeuron { passes, flat } => (along(*flat) * (*passes as f64), numbers.activations()),
+        Route::ByNeuron { passes, flat } => {
+            (along(*flat) * (*passes as f64), numbers.activations().repeated(WITH_GRADIENT))
+        }
         Route::ByDefinition { passes, flat } => {
-            (along(*flat) * (*passes as f64), numbers.through_weight(site, *passes as f64))
+            let through = numbers.through_weight(site, *passes as f64);
+            (along(*flat) * (*passes as f64), through.repeated(WITH_GRADIENT))
         }
     };
-    head + (CLOSED_FORM + curvature(site) + layer).repeated(WITH_GRADIENT)
+    head + layer + (CLOSED_FORM + curvature(site)).repeated(WITH_GRADIENT)
 }
 
 /// The cost of the mean of `samples` estimates and its gradient.

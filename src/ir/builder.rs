@@ -346,6 +346,19 @@ impl Builder {
         if s.foldable.contains(&val.id()) { s.graph.value(val.id()).data.clone() } else { None }
     }
 
+    /// The node `op(inputs; attrs)` with one output, if it is there.
+    pub fn existing<'g>(&'g self, op: &str, inputs: &[Val<'g>], attrs: &Attrs) -> Option<Val<'g>> {
+        let mut ids: Vec<Option<ValueId>> = inputs.iter().map(|v| Some(v.id())).collect();
+        if ops::is_commutative(op) {
+            ids.sort();
+        }
+        let s = self.state.borrow();
+        let node = s.nodes.get(&s.graph, (op, &ids, attrs))?;
+        let output = s.graph.node(node).output(0);
+        drop(s);
+        output.map(|id| self.val(id))
+    }
+
     /// The node `op(inputs; attrs)` with one output.
     pub fn op<'g>(&'g self, op: &str, inputs: &[Val<'g>], attrs: Attrs) -> Val<'g> {
         let inputs: Vec<Option<Val>> = inputs.iter().map(|&v| Some(v)).collect();

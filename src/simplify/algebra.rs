@@ -5,7 +5,7 @@ use super::{Site, made_by, operand, same_shape, splat};
 use crate::ir::{Attrs, Dim, Val, broadcast_named, count};
 
 /// Whether `x op y` has the shape of `x` whatever is done with the constant `y`.
-fn keeps_shape<'g>(x: Val<'g>, y: Val<'g>) -> bool {
+pub(super) fn keeps_shape<'g>(x: Val<'g>, y: Val<'g>) -> bool {
     let (Some(a), Some(b)) = (x.fact().shape, y.fact().shape) else { return false };
     broadcast_named(&a, &b).is_some_and(|s| s == a)
 }

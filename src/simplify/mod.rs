@@ -57,6 +57,8 @@ const REWRITES: &[Rewrite] = &[
     products::transposed_operand,
     products::transposed_product,
     products::identity_matrix,
+    products::symmetric_factor,
+    products::scaled_factor,
 ];
 
 /// What is done to a graph that is finished, for the sake of the runtimes that take it. Values keep
