@@ -119,6 +119,7 @@ fn an_output_keeps_a_name_that_another_node_has() {
 }
 
 type Ints = &'static [i64];
+type Names = &'static [&'static str];
 
 /// The operators that are left of a graph with the output `y`, and that it computes the same as before.
 fn left_of(graph: &Graph, inputs: &[(&str, &[usize], &[f64])]) -> Vec<String> {
@@ -229,7 +230,7 @@ fn the_slopes_of_a_product_are_added_before_a_cotangent_comes_in() {
 fn a_matrix_and_its_transpose_are_added_before_they_are_multiplied() {
     let square = [2, 2].map(Dim::Fixed);
     // Attributes of the two products, whether a third summand is there, what is left.
-    let cases: [(&[&str], &[&str], bool, &[&str]); 5] = [
+    let cases: [(Names, Names, bool, Names); 5] = [
         (&["transA"], &[], false, &["Transpose", "Add", "MatMul"]),
         (&["transA", "transB"], &["transB"], false, &["Transpose", "Add", "Gemm"]),
         (&["transB"], &[], false, &["Transpose", "Add", "MatMul"]),
