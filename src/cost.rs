@@ -33,7 +33,7 @@ impl Kernel {
     fn rates(self) -> (f64, f64) {
         match self {
             Kernel::Product => (1.2e11, 3e10),
-            Kernel::Convolution => (4e10, 1e10),
+            Kernel::Convolution => (1e11, 1e10),
             Kernel::Elementwise => (f64::INFINITY, 1.6e10),
             Kernel::Selection => (f64::INFINITY, 4e9),
             Kernel::Pooling => (f64::INFINITY, 1.3e9),
@@ -115,6 +115,20 @@ pub fn product(flops: f64, read: f64, written: f64) -> Cost {
     Kernel::Product.cost(flops, read, written)
 }
 
+/// Channels that a convolution computes side by side; those that are not there take their time too.
+const CHANNEL_BLOCK: f64 = 16.0;
+
+/// As many channels as a convolution computes where it makes so many.
+pub fn in_blocks(channels: f64) -> f64 {
+    (channels / CHANNEL_BLOCK).ceil() * CHANNEL_BLOCK
+}
+
+/// A convolution of so many operations that makes so many channels a group, between tensors of so many elements.
+pub fn convolution(flops: f64, channels: f64, read: f64, written: f64) -> Cost {
+    let computed = flops * in_blocks(channels) / channels.max(1.0);
+    Cost { flops, ..Kernel::Convolution.cost(computed, read, written) }
+}
+
 /// What so many products in one node take beyond their operations and traffic.
 pub fn stacked(products: f64) -> Cost {
     Cost { busy: products * PRODUCT_START, ..Cost::default() }
@@ -154,7 +168,21 @@ fn node_cost(graph: &Graph, node: &Node) -> Cost {
     }
     let read: f64 = node.reads().map(|id| elements(graph, id)).sum();
     let written: f64 = node.outputs.iter().flatten().map(|&id| elements(graph, id)).sum();
-    Kernel::of(&node.op).cost(node_flops(graph, node), read, written)
+    let flops = node_flops(graph, node);
+    match Kernel::of(&node.op) {
+        Kernel::Convolution => convolution(flops, channels(graph, node), read, written),
+        kernel => kernel.cost(flops, read, written),
+    }
+}
+
+/// Channels that each group of a convolution makes.
+fn channels(graph: &Graph, node: &Node) -> f64 {
+    let filter = node.input(1).map(|id| sizes(graph, id)).unwrap_or_default();
+    let (axis, groups) = match node.op.as_str() {
+        "ConvTranspose" => (1, 1),
+        _ => (0, node.attrs.int("group").unwrap_or(1)),
+    };
+    filter.get(axis).map_or(1.0, |made| made / groups.max(1) as f64)
 }
 
 fn node_flops(graph: &Graph, node: &Node) -> f64 {

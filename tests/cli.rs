@@ -499,22 +499,22 @@ fn inspect_of_an_mlp() {
             Layers
             name      W  head            estimator   weight        why
             ─────  ────  ──────────────  ──────────  ────────────  ───────────────────────────────────────────────────────────────────────────────────────────
-            conv1   6×6  smooth (/Tanh)  hutchinson  conv1.weight  exact is predicted to cost 26.96 plain steps, above 1.10; positions meet at /conv2/Conv
-            conv2  8×12  smooth (/Tanh)  hutchinson  conv2.weight  exact is predicted to cost 36.21 plain steps, above 1.10; positions meet at loss/LogSoftmax
+            conv1   6×6  smooth (/Tanh)  hutchinson  conv1.weight  exact is predicted to cost 27.30 plain steps, above 1.10; positions meet at /conv2/Conv
+            conv2  8×12  smooth (/Tanh)  hutchinson  conv2.weight  exact is predicted to cost 34.26 plain steps, above 1.10; positions meet at loss/LogSoftmax
             fc      5×8  logits          exact       fc.weight     closed form
 
             Cost of κ and its gradient
             layer  estimator        FLOPs    memory  plain steps  how
             ─────  ────────────  ────────  ────────  ───────────  ─────────────────────────────────────────
-            conv1  exact          42.28 M  34.01 MB        26.96  by definition, 36 second derivatives
-            conv1  gauss-newton    4.71 M   4.55 MB         4.89  closed form, 5 reverse passes of the head
-            conv1  hutchinson      1.18 M   2.82 MB         2.45  full probes
-            conv2  exact          47.85 M  53.64 MB        36.21  by definition, 96 second derivatives
-            conv2  gauss-newton    4.30 M   4.08 MB         4.18  closed form, 5 reverse passes of the head
-            conv2  hutchinson    506.83 k   2.67 MB         2.05  full probes
-            fc     exact          18.27 k   2.44 MB         1.31  closed form
-            fc     gauss-newton   18.27 k   2.44 MB         1.31  closed form
-            fc     hutchinson     18.11 k   2.44 MB         1.30  per-sample probes
+            conv1  exact          42.28 M  34.01 MB        27.30  by definition, 36 second derivatives
+            conv1  gauss-newton    4.71 M   4.55 MB         4.82  closed form, 5 reverse passes of the head
+            conv1  hutchinson      1.18 M   2.82 MB         2.42  full probes
+            conv2  exact          47.85 M  53.64 MB        34.26  by definition, 96 second derivatives
+            conv2  gauss-newton    4.30 M   4.08 MB         4.01  closed form, 5 reverse passes of the head
+            conv2  hutchinson    506.83 k   2.67 MB         1.99  full probes
+            fc     exact          18.27 k   2.44 MB         1.30  closed form
+            fc     gauss-newton   18.27 k   2.44 MB         1.30  closed form
+            fc     hutchinson     18.11 k   2.44 MB         1.29  per-sample probes
 
             Operators
             operator    nodes  derivative

@@ -5,7 +5,7 @@
 //! first run takes tensors one by one, later runs lie in one block as large as the first one's peak, and the arena keeps
 //! both. Nodes run as a depth-first search from the last output finds them.
 
-use super::{ASSUMED_BATCH, is_view};
+use super::{ASSUMED_BATCH, in_blocks, is_view};
 use crate::ir::{Fact, Graph, Node, NodeId, ValueId};
 use foldhash::{HashMap, HashSet};
 
@@ -16,9 +16,6 @@ const SESSION: f64 = 2e6;
 /// replace some. Fitted to resident memory, by `benches/memory.py`.
 const KEPT: f64 = 2.7;
 const GIVEN: f64 = 0.4;
-
-/// Channels that a convolution by constant filters lays side by side.
-const CHANNEL_BLOCK: f64 = 16.0;
 
 /// The predicted peak, in bytes. Symbolic dimensions count as [`ASSUMED_BATCH`].
 pub fn of_graph(graph: &Graph) -> f64 {
@@ -75,7 +72,7 @@ fn workspace(graph: &Graph, node: &Node) -> f64 {
     }
     let out = node.output(0).map(|id| &graph.value(id).fact);
     let channels = out.and_then(|fact| fact.shape.as_ref()?.get(1)?.fixed()).unwrap_or(1).max(1) as f64;
-    out.map_or(0.0, bytes) * (channels / CHANNEL_BLOCK).ceil() * CHANNEL_BLOCK / channels
+    out.map_or(0.0, bytes) * in_blocks(channels) / channels
 }
 
 /// The nodes as ONNX Runtime runs them: those that a node reads from before it, later ones of the graph first, beginning

@@ -7,7 +7,7 @@ use super::layer::Layer;
 use super::route::{Route, Site};
 use super::stretch::{Source, Stretches, Tapes};
 use crate::ad::{Kind, TanNode};
-use crate::cost::{Cost, Kernel, elements_of, elementwise, product, size_of, stacked};
+use crate::cost::{Cost, Kernel, convolution, elements_of, elementwise, product, size_of, stacked};
 use crate::ir::Dim;
 use crate::linear::Linear;
 use foldhash::HashMap;
@@ -113,8 +113,11 @@ fn applied(map: &Linear<'_>, from: &[Dim], out: f64) -> Cost {
     match map {
         Linear::MatMulRight(_) => product(2.0 * out * from.last().map_or(1.0, size_of), read, out),
         Linear::MatMulLeft(v) => product(2.0 * out * size_of(&v.dim(-1)), read, out),
-        Linear::Conv { w, .. } => Kernel::Convolution.cost(2.0 * out * inner(&w.shape()), read, out),
-        Linear::ConvTranspose { w, .. } => Kernel::Convolution.cost(2.0 * read * inner(&w.shape()), read, out),
+        Linear::Conv { w, g } => {
+            let made = size_of(&w.dim(0)) / g.group.max(1) as f64;
+            convolution(2.0 * out * inner(&w.shape()), made, read, out)
+        }
+        Linear::ConvTranspose { w, .. } => convolution(2.0 * read * inner(&w.shape()), size_of(&w.dim(1)), read, out),
         Linear::Mask { gate: true, .. } => elementwise(out),
         Linear::Mask { .. } => Kernel::Selection.cost(out, 2.0 * out, out),
         Linear::PoolPick { .. } | Linear::ScatterElements { .. } | Linear::ScatterNd { .. } => {
