@@ -141,3 +141,39 @@ fn second_derivatives_of_piecewise_affine_operators_are_structurally_zero() {
         assert!(second.of[0].is_zero(), "{op}");
     }
 }
+
+/// A tangent and a cotangent through pools of an image with many equal numbers.
+fn pooled(dtype: DType, kernel: [i64; 2], size: [usize; 2]) -> [Vec<f64>; 3] {
+    let b = Builder::new();
+    let shape = [2, 3, size[0], size[1]];
+    let small = [2, 3, size[0] / kernel[0] as usize, size[1] / kernel[1] as usize];
+    let input = |name: &str, shape: &[usize]| {
+        b.input(name, Fact::new(dtype, shape.iter().map(|&n| Dim::from(n)).collect::<Vec<_>>()), None)
+    };
+    let (x, dx, dy) = (input("x", &shape), input("dx", &shape), input("dy", &small));
+    let y = b.op("MaxPool", &[x], Attrs::new().with("kernel_shape", kernel).with("strides", kernel));
+    let tape = Tape::new(&b);
+    let linear = linearise(&tape, &[y], &[x]).expect("a rule");
+    let moved = linear.jvp(&[Some(dx)], None).pop().flatten().expect("a tangent");
+    let pulled = linear.vjp(&[Some(Cotangent::new(dy))], None).pop().flatten().expect("a cotangent").materialise();
+    // Few different numbers, zeros most of all.
+    let data = |shape: &[usize], k: usize| {
+        let numbers = (0..shape.iter().product::<usize>()).map(|i| ((i * i * k + 3 * i) % 7).saturating_sub(2) as f64);
+        Array::from_vec(dtype, shape, numbers.collect()).expect("as many numbers")
+    };
+    let feeds = HashMap::from(
+        [("x", &shape, 5), ("dx", &shape, 11), ("dy", &small, 3)].map(|(n, s, k)| (n.into(), data(s, k))),
+    );
+    let values = b.read(|g| evaluate(g, &feeds)).expect("a graph that runs");
+    [y, moved, pulled].map(|v| values[&v.id()].data.iter().copied().collect())
+}
+
+/// In float32 maxima are compared, in float64 they are found by index.
+#[test]
+fn the_first_of_equal_maxima_moves() {
+    for (kernel, size) in [([2, 2], [4, 6]), ([3, 2], [6, 4]), ([1, 4], [3, 8])] {
+        let [compared, indexed] = [DType::F32, DType::F64].map(|dtype| pooled(dtype, kernel, size));
+        assert_eq!(compared, indexed, "{kernel:?}");
+        assert!(indexed[2].iter().any(|&c| c != 0.0));
+    }
+}

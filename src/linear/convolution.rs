@@ -39,6 +39,14 @@ impl ConvGeometry {
         once && self.pads.iter().all(|p| *p == (0, 0))
     }
 
+    /// Whether every element of the image stands in exactly one window.
+    pub fn tiles(&self) -> bool {
+        let apart =
+            self.kernel == self.strides && self.kernel.iter().zip(&self.dilations).all(|(&k, &d)| k == 1 || d == 1);
+        let whole = |(size, &k): (&Dim, &i64)| size.fixed().is_some_and(|n| n > 0 && n % k.max(1) == 0);
+        apart && self.pads.iter().all(|p| *p == (0, 0)) && self.image.iter().zip(&self.kernel).all(whole)
+    }
+
     /// `⌊(H + p − ((k−1)·δ + 1)) / s⌋ + 1` of each spatial axis.
     pub fn windows(&self) -> Vec<Dim> {
         (0..self.kernel.len())

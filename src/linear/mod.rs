@@ -14,6 +14,7 @@ mod reshape;
 
 pub use convolution::ConvGeometry;
 pub use pooling::{AveragePool, Divisor};
+pub(crate) use pooling::{can_upsample, upsampled};
 pub use reshape::{align, with_lead};
 
 use crate::ir::{DType, Dim, Val, broadcast, count};

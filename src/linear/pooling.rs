@@ -1,7 +1,7 @@
 //! Average pooling and its transpose.
 
 use super::ConvGeometry;
-use crate::ir::{Attrs, Dim, Fact, Val};
+use crate::ir::{Attrs, DType, Dim, Fact, Tensor, Val};
 
 /// Elements of the largest filter of ones with a group a channel.
 const GROUPED_LIMIT: i64 = 1 << 19;
@@ -43,6 +43,9 @@ impl<'g> AveragePool<'g> {
             Divisor::Same(n) => (ct, 1.0 / n as f64),
             Divisor::Each(counts) => (ct / counts, 1.0),
         };
+        if self.g.tiles() && can_upsample(share) {
+            return upsampled(share * weight, &self.g.kernel);
+        }
         let taps: i64 = self.g.kernel.iter().product();
         match share.shape().get(1).and_then(Dim::fixed) {
             Some(channels) if channels.saturating_mul(taps) <= GROUPED_LIMIT => {
@@ -69,4 +72,21 @@ impl<'g> AveragePool<'g> {
         let shape: Vec<usize> = [channels, 1].iter().chain(&self.g.kernel).map(|&k| k.max(0) as usize).collect();
         like.builder().tabulated(like.dtype(), &shape, |_| weight)
     }
+}
+
+/// Whether [`upsampled`] takes such images: where it has been measured.
+pub(crate) fn can_upsample(v: Val<'_>) -> bool {
+    v.dtype() == DType::F32 && v.fact().rank() == Some(4)
+}
+
+/// Each element of `[N, C, H, W]` in so many rows and columns.
+pub(crate) fn upsampled<'g>(v: Val<'g>, times: &[i64]) -> Val<'g> {
+    let b = v.builder();
+    let scales: Vec<f64> = [1, 1].iter().chain(times).map(|&n| n as f64).collect();
+    let scales = b.constant(Tensor::from_f64(DType::F32, &[scales.len()], scales));
+    let attrs = Attrs::new()
+        .with("mode", "nearest")
+        .with("coordinate_transformation_mode", "asymmetric")
+        .with("nearest_mode", "floor");
+    b.node("Resize", &[Some(v), None, Some(scales)], attrs, 1)[0]
 }
