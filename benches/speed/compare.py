@@ -169,14 +169,22 @@ def megabytes(measured, way):
     return text(measured.memory.get(way), "{:.0f}")
 
 
+def nets(results):
+    """Each net once, however many of its layers are there."""
+    found = {}
+    for key, m in results.items():
+        found.setdefault(key.rsplit(" ", 1)[0], m)
+    return found
+
+
 def tables(results):
-    head = ["workload", "plain", "PyTorch", "compiled", "ORT training", "plain / PyTorch", "plain / ORT training", "MB", "MB, PyTorch"]
+    head = ["net", "plain", "PyTorch", "compiled", "ORT training", "plain / PyTorch", "plain / ORT training", "MB", "MB, PyTorch"]
     rows = [
         [key, milliseconds(m, "plain"), milliseconds(m, "torch"), milliseconds(m, "torch-compile"), milliseconds(m, "ort-training"),
          text(m.ratio("plain", "torch")), text(m.ratio("plain", "ort-training")), megabytes(m, "plain"), megabytes(m, "torch")]
-        for key, m in results.items()
+        for key, m in nets(results).items()
     ]  # fmt: skip
-    means = [geometric_mean(m.ratio("plain", to) for m in results.values()) for to in ("torch", "ort-training")]
+    means = [geometric_mean(m.ratio("plain", to) for m in nets(results).values()) for to in ("torch", "ort-training")]
     rows.append(["geometric mean", "", "", "", "", *map(text, means), "", ""])
     plain = lines(head, rows)
     head = ["workload", "head", "estimator", "FAM", "FAM / plain", "FLOPs", "by hand in PyTorch", "FAM / by hand", "SAM in PyTorch", "whole Hessian", "whole Hessian / FAM"]
@@ -191,8 +199,8 @@ def tables(results):
                          milliseconds(m, "torch-reference"), text(m.ratio("torch-reference", way), "{:.0f}")])  # fmt: skip
     auto = [geometric_mean(m.ratio("auto", to) for m in results.values()) for to in ("plain", "torch-kappa")]
     rows.append(["geometric mean, auto", "", "", "", text(auto[0]), "", "", text(auto[1]), "", "", ""])
-    missing = [f"- {key}, {way}: {why}" for key, m in results.items() for way, why in m.missing.items()]
-    return plain, lines(head, rows), "\n".join(missing)
+    missing = [f"- {key.rsplit(' ', 1)[0]}, {way}: {why}" for key, m in results.items() for way, why in m.missing.items()]
+    return plain, lines(head, rows), "\n".join(dict.fromkeys(missing))
 
 
 def lines(head, rows):
@@ -256,7 +264,8 @@ def main():
     print(f"{plain}\n\n{fam}\n\n{missing}")
     if args.no_docs:
         return
-    batches = ", ".join(f"{key}: {w.batch}×{'×'.join(map(str, w.sample))}" for key, w in workloads.WORKLOADS.items() if key in results)
+    sizes = {key.rsplit(" ", 1)[0]: "×".join(map(str, [w.batch, *w.sample])) for key, w in workloads.WORKLOADS.items() if key in results}
+    batches = ", ".join(f"{net}: {size}" for net, size in sizes.items())
     page = (ROOT / "docs/speed.md")
     page.write_text(
         f"Milliseconds a training step (SGD with momentum and weight decay), float32, {args.threads} thread(s) of {processor()}; "

@@ -55,7 +55,7 @@ def torch_step():
         logits = model(x)
         loss = loss_of(logits, y)
         if workload.kappa is None:
-            value = workloads.hutchinson(record[0], layer, loss)
+            value = workload.estimate(record[0], layer, loss)
         else:
             value = workload.kappa(record[0], layer, logits, model)
         (loss + 0.01 * value).backward()

@@ -183,6 +183,16 @@ def hutchinson(record, layer, loss):
     return (h * v).sum()
 
 
+def hutchinson_in_weight(record, layer, loss):
+    """One probe for a filter, V = W ξ ηᵀ with signs ξ, η: ⟨V, D²L V⟩ by autograd twice."""
+    W = layer.weight
+    signs = torch.randint(0, 2, (2, W[0].numel()), dtype=W.dtype) * 2 - 1
+    v = torch.outer(W.flatten(1) @ signs[0], signs[1]).view_as(W)
+    (g,) = torch.autograd.grad(loss, W, create_graph=True)
+    (h,) = torch.autograd.grad((g * v).sum(), W, create_graph=True)
+    return (h * v).sum()
+
+
 # ---- workloads -------------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +207,8 @@ class Workload:
     loss: str = "softmax-cross-entropy"
     kappa: Callable | None = None
     """(record, layer, logits, model) → κ in closed form; without one, one Hutchinson probe."""
+    estimate: Callable = hutchinson
+    """The probe: (record, layer, loss) → an estimate of κ."""
     train_batch_norm: bool = False
 
 
@@ -209,6 +221,9 @@ WORKLOADS = {
     "lenet fc3": Workload(
         small("lenet"), 64, (1, 28, 28), "fc3", ("exact", "auto"), kappa=lambda r, l, y, m: last(r, l, y)
     ),
+    "lenet conv2": Workload(
+        small("lenet"), 64, (1, 28, 28), "conv2", ("exact", "hutchinson", "auto"), estimate=hutchinson_in_weight
+    ),
     "mlp fc2": Workload(Mlp, 128, (784,), "fc2", ("exact", "hutchinson", "auto"), kappa=one_relu("fc3")),
     "mlp fc3": Workload(Mlp, 128, (784,), "fc3", ("exact", "auto"), kappa=lambda r, l, y, m: last(r, l, y)),
     "resnet18 w32 neck": Workload(
@@ -220,11 +235,17 @@ WORKLOADS = {
     "wrn-16-4 fc": Workload(
         WideResNet, 32, (3, 32, 32), "fc", ("exact", "auto"), kappa=lambda r, l, y, m: last(r, l, y), train_batch_norm=True
     ),
+    "wrn-16-4 blocks.5.conv2": Workload(
+        WideResNet, 32, (3, 32, 32), "blocks.5.conv2", ("auto",), train_batch_norm=True, estimate=hutchinson_in_weight
+    ),
     "mobilenetv3 classifier.0": Workload(
         mobilenet, 16, (3, 96, 96), "classifier.0", ("hutchinson", "auto"), train_batch_norm=True
     ),
     "encoder pooler": Workload(Encoder, 8, (128, 256), "pooler", ("exact", "hutchinson", "auto")),
     "unet out": Workload(UNet, 8, (1, 64, 64), "out", ("exact", "auto"), loss="bce-with-logits", kappa=pixelwise),
+    "unet merge1.0": Workload(
+        UNet, 8, (1, 64, 64), "merge1.0", ("auto",), loss="bce-with-logits", estimate=hutchinson_in_weight
+    ),
     "autoencoder3d latent": Workload(Autoencoder3d, 16, (1, 16, 16, 16), "latent", ("hutchinson", "auto"), loss="mse"),
     "lstm fc1": Workload(Recurrent, 32, (32, 64), "fc1", ("exact", "hutchinson", "auto"), kappa=one_relu("fc2")),
 }
