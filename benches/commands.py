@@ -3,8 +3,8 @@
     python benches/commands.py [--tool PATH] [--runs N] [--large] [--directory DIR]
 
 The models are made here: chains of linear layers with ReLU and a residual of 8 inputs each, and stacks of a few wide layers,
-their weights in the model file, in one file beside it, or in a file each. Time is user and system time of the process, the
-least of `--runs`; memory is the largest resident set. `--large` adds 100,000 nodes and 1 to 5 GB of
+their weights in the model file, in one file beside it, or in a file each. Time is user and system time of the process and
+time by the clock, the least of `--runs`; memory is the largest resident set. `--large` adds 100,000 nodes and 1 to 5 GB of
 weights; files beside models are sparse, so that 6 GB of disk are enough. `--disk` is another table: weights of random
 numbers, nothing of them in the system's cache, and the time by the clock until everything is on the disk, beside that of
 copying the files; it needs the right to drop caches and 16 GB of disk. Needs numpy and onnx.
@@ -81,13 +81,14 @@ class Beside:
 
 
 def measured(command):
-    """Seconds of the process and its largest resident set in MB."""
+    """Seconds of the process and by the clock, and the process's largest resident set in MB."""
+    started = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     error = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{' '.join(map(str, command))}\n{error.decode()}")
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000
+    return usage.ru_utime + usage.ru_stime, time.monotonic() - started, usage.ru_maxrss / 1000
 
 
 def make(directory, layers, width, where):
@@ -121,13 +122,13 @@ def rows(tool, runs, directory, layers, width, where):
         if name == "export" and size > 4e9:
             cells.append("–")
             continue
-        seconds, memory = float("inf"), 0.0
+        found = []
         for _ in range(runs):
             if name == "inject" and artifact.exists():
                 shutil.rmtree(artifact)
-            again, more = measured([tool, *command])
-            seconds, memory = min(seconds, again), max(memory, more)
-        cells.append(f"{seconds:.2f} s, {memory:,.0f} MB")
+            found.append(measured([tool, *command]))
+        work, clock, memory = zip(*found)
+        cells.append(f"{min(work):.2f} / {min(clock):.2f} s, {max(memory):,.0f} MB")
         for left in [out, out.with_suffix(".onnx.data")]:
             left.unlink(missing_ok=True)
     return cells, list(commands)
@@ -140,7 +141,7 @@ def from_disk(command, runs):
         os.sync()
         pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
         started = time.monotonic()
-        _, more = measured(command)
+        _, _, more = measured(command)
         os.sync()
         seconds, memory = min(seconds, time.monotonic() - started), max(memory, more)
     return seconds, memory
