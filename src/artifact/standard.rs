@@ -208,7 +208,8 @@ fn assemble(model: &Model, options: &Options) -> Result<Plan> {
     let manifest = describe(&b, &opened, &traced, &names, &layers, options)?;
     let ways = traced.ways();
     drop(traced);
-    let whole = simplify::emitted(b.finish()?);
+    // Nobody differentiates these graphs again, which convolutions written as products would make dearer.
+    let whole = simplify::small_images(simplify::emitted(b.finish()?));
     // What follows reads the traced graph only, and graphs are large.
     opened.graph = Graph::default();
     let of = |map: &BTreeMap<String, String>| map.values().cloned().collect::<Vec<_>>();

@@ -6,12 +6,14 @@
 
 mod algebra;
 mod dead;
+mod insertion;
 mod layout;
 mod negation;
 mod products;
 mod range;
 mod rebuild;
 mod scalars;
+mod small_images;
 mod step_function;
 mod sums;
 
@@ -20,6 +22,7 @@ pub(crate) use dead::{direct_outputs, into_part, part, without_dead_code};
 pub(crate) use range::{Range, extend as extend_ranges};
 pub(crate) use rebuild::rebuild;
 pub use rebuild::simplify;
+pub(crate) use small_images::small_images;
 pub(crate) use step_function::STEP;
 
 use crate::ir::{Attrs, Builder, Graph, Val, ValueId};
