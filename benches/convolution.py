@@ -136,6 +136,11 @@ def measure(shape, turns):
         run = lambda made=made: made.run_with_ort_values(None, feeds)[0]
         assert np.abs(run().numpy() - expected).max() <= 1e-4 * np.abs(expected).max(), (make.__name__, shape)
         ways[make.__name__] = run
+    return interleaved(ways, turns)
+
+
+def interleaved(ways, turns):
+    """Milliseconds of each way, the medians of runs that take turns."""
     seconds = {way: [] for way in ways}
     for _ in range(turns):
         for way, run in ways.items():

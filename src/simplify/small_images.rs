@@ -7,7 +7,7 @@
 use super::insertion::Insertion;
 use crate::ir::{Attrs, DType, Dim, Fact, Graph, Node, Tensor, ValueId, fixed};
 
-/// Places of the largest image, and the fewest of its channels. Fitted by benches/convolution.py.
+/// Places of the largest image, fitted by benches/small_images.py, and the fewest of its channels.
 const PLACES: i64 = 64;
 const CHANNELS: i64 = 16;
 
