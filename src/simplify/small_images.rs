@@ -168,6 +168,9 @@ mod tests {
     use crate::ops::Array;
     use std::collections::HashMap;
 
+    /// Shapes of image and filter, attributes.
+    type Case = (&'static [usize], &'static [usize], &'static [(&'static str, &'static [i64])]);
+
     /// A transposed convolution of that image, filter and attributes.
     fn graph(image: &[usize], filter: &[usize], attrs: Attrs) -> Graph {
         let b = Builder::new();
@@ -187,7 +190,7 @@ mod tests {
 
     #[test]
     fn the_product_is_the_convolution() {
-        let cases: [(&[usize], &[usize], &[(&str, &[i64])]); 6] = [
+        let cases: [Case; 6] = [
             (&[2, 3, 4, 4], &[3, 16, 3, 3], &[("pads", &[1, 1, 1, 1])]),
             (&[1, 2, 2, 5], &[2, 17, 3, 2], &[]),
             (&[2, 3, 6, 5], &[3, 16, 3, 3], &[("pads", &[2, 0, 1, 1]), ("dilations", &[2, 1])]),
@@ -214,7 +217,7 @@ mod tests {
 
     #[test]
     fn others_stay() {
-        let cases: [(&[usize], &[usize], &[(&str, &[i64])]); 5] = [
+        let cases: [Case; 5] = [
             (&[2, 3, 9, 9], &[3, 16, 3, 3], &[("pads", &[1, 1, 1, 1])]),
             (&[2, 3, 4, 4], &[3, 15, 3, 3], &[]),
             (&[2, 3, 4, 4], &[3, 16, 1, 1], &[]),
