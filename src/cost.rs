@@ -24,6 +24,8 @@ pub enum Kernel {
     /// `Where`: a branch for each element.
     Selection,
     Pooling,
+    /// A pooling that says where its maxima are.
+    IndexedPooling,
     Scatter,
 }
 
@@ -36,16 +38,18 @@ impl Kernel {
             Kernel::Convolution => (1e11, 1e10),
             Kernel::Elementwise => (f64::INFINITY, 1.6e10),
             Kernel::Selection => (f64::INFINITY, 4e9),
-            Kernel::Pooling => (f64::INFINITY, 1.3e9),
+            Kernel::Pooling => (f64::INFINITY, 5e9),
+            Kernel::IndexedPooling => (f64::INFINITY, 1.3e9),
             Kernel::Scatter => (f64::INFINITY, 6e9),
         }
     }
 
-    fn of(op: &str) -> Kernel {
-        match op {
+    fn of(node: &Node) -> Kernel {
+        match node.op.as_str() {
             "MatMul" | "Gemm" => Kernel::Product,
             "Conv" | "ConvTranspose" => Kernel::Convolution,
             "Where" => Kernel::Selection,
+            "MaxPool" if node.output(1).is_some() => Kernel::IndexedPooling,
             "MaxPool" | "AveragePool" => Kernel::Pooling,
             "ScatterElements" | "ScatterND" => Kernel::Scatter,
             _ => Kernel::Elementwise,
@@ -169,7 +173,7 @@ fn node_cost(graph: &Graph, node: &Node) -> Cost {
     let read: f64 = node.reads().map(|id| elements(graph, id)).sum();
     let written: f64 = node.outputs.iter().flatten().map(|&id| elements(graph, id)).sum();
     let flops = node_flops(graph, node);
-    match Kernel::of(&node.op) {
+    match Kernel::of(node) {
         Kernel::Convolution => convolution(flops, channels(graph, node), read, written),
         kernel => kernel.cost(flops, read, written),
     }

@@ -341,6 +341,18 @@ mod found {
         }
     }
 
+    /// ONNX Runtime does not load them.
+    #[test]
+    fn an_identity_like_an_image_an_axis_that_is_put_in_twice_and_repeats_of_another_number_of_axes() {
+        let mut plan = Plan::default();
+        let x = input(&mut plan, &[1, 2, 3], &[None; 3]);
+        let twice = plan.stored_ints(&[2], &[-2, 3]);
+        let repeats = plan.stored_ints(&[2], &[1, 2]);
+        assert_eq!(plan.step("EyeLike", &[Some(x)], Attrs::new(), 1), None);
+        assert_eq!(plan.step("Unsqueeze", &[Some(x), Some(twice)], Attrs::new(), 1), None);
+        assert_eq!(plan.step("Tile", &[Some(x), Some(repeats)], Attrs::new(), 1), None);
+    }
+
     /// Facts and the interpreter said different sizes.
     #[test]
     fn a_reshape_of_nothing_to_any_size() {

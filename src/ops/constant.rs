@@ -87,7 +87,13 @@ fn eye_type(attrs: &Attrs, own: DType) -> DType {
 
 pub static EYE_LIKE: Op = Op {
     name: "EyeLike",
-    facts: |c| Ok(vec![Fact { dtype: eye_type(c.attrs, c.dtype(0)?), shape: c.input(0)?.shape.clone(), ints: None }]),
+    facts: |c| {
+        let shape = c.input(0)?.shape.clone();
+        if let Some(found) = shape.as_ref().map(Vec::len).filter(|&rank| rank != 2) {
+            return Err(Fault::Rank { index: 0, found, expected: "2".to_string() });
+        }
+        Ok(vec![Fact { dtype: eye_type(c.attrs, c.dtype(0)?), shape, ints: None }])
+    },
     tangent: Tangent::Zero,
     eval: |c| {
         let k = c.int("k", 0);

@@ -55,6 +55,7 @@ pub static EXPAND: Op = Op {
 
 fn tile_facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
     let (x, dtype) = (c.shape(0)?, c.dtype(0)?);
+    c.has_shape(1, &[Dim::from(x.len())])?;
     let Some(repeats) = c.ints(1) else {
         return Ok(vec![Fact::new(dtype, (0..x.len()).map(|i| c.unknown(i)).collect::<Vec<_>>())]);
     };

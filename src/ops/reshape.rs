@@ -219,7 +219,7 @@ fn unsqueeze_facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
     let one = Dim::Fixed(1);
     let shape: Vec<Dim> =
         (0..rank).map(|i| if axes.contains(&i) { None } else { rest.next() }.unwrap_or(one.clone())).collect();
-    if rest.next().is_some() {
+    if (1..axes.len()).any(|i| axes[..i].contains(&axes[i])) {
         return Err(Fault::Attribute { name: "axes", found: format!("{axes:?}"), expected: "no axis twice".into() });
     }
     same_elements(c, shape)
