@@ -287,7 +287,7 @@ fn a_model_with_several_outputs() {
         expect![[r#"
             layer    W    λ  head                      estimator   why
             ─────  ───  ───  ────────────────────────  ──────────  ───────────────────────────────────────────────────────
-            first  2×2  0.1  piecewise-affine (/Relu)  hutchinson  exact is predicted to cost 2.29 plain steps, above 1.10
+            first  2×2  0.1  piecewise-affine (/Relu)  hutchinson  exact is predicted to cost 2.28 plain steps, above 1.10
 
             part            nodes   FLOPs  of a plain step
             ──────────────  ─────  ──────  ───────────────

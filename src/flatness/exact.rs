@@ -8,6 +8,7 @@ use super::curvature::{Around, CLASS_AXIS};
 use super::kappa::Measure;
 use super::layer::Layer;
 use crate::ad::Linearised;
+use crate::cost::elements_of;
 use crate::ir::{Dim, Tensor, Val, count};
 use crate::linear::{Cotangent, with_lead};
 use crate::loss::Curvature;
@@ -269,13 +270,19 @@ impl<'g> Exact<'_, 'g> {
         self.products(v, v)
     }
 
+    /// Whether rows are multiplied by `W Wᵀ` and not by `W`.
+    fn by_gram(&self) -> bool {
+        let z = elements_of(&self.logits.builder().val(self.layer.output).shape());
+        gram_pays(self.layer, z / self.layer.d.max(1) as f64 * self.count() as f64)
+    }
+
     /// `⟨Wᵀ v, Wᵀ u⟩` of rows.
     fn products(&self, v: Val<'g>, u: Val<'g>) -> Val<'g> {
         let w = self.weight;
         let last = [v.rank() as i64 - 1];
         match self.measure {
             Measure::Layerwise => (v * u).sum(&last),
-            Measure::Neuronwise if self.layer.d < self.layer.m => {
+            Measure::Neuronwise if self.by_gram() => {
                 let gram = w.matmul(w.transpose());
                 (v.matmul(gram) * u).sum(&last)
             }
@@ -298,6 +305,13 @@ impl<'g> Exact<'_, 'g> {
             Measure::Neuronwise => (w.transpose().matmul(g) * w.transpose().matmul(f)).sum(&axes),
         }
     }
+}
+
+/// Whether `R` rows are multiplied by `W Wᵀ` with fewer operations than by `W`, their gradients counted: `2Rd² + 2d²m` against
+/// `3Rdm`.
+pub(super) fn gram_pays(layer: &Layer, rows: f64) -> bool {
+    let (d, m) = (layer.d as f64, layer.m as f64);
+    2.0 * d * (rows + m) < 3.0 * rows * m
 }
 
 /// Whether `v[E, R…, d]` has no axis of samples.

@@ -1,5 +1,6 @@
 //! What κ of a layer is predicted to cost, without building it.
 
+use super::exact::gram_pays;
 use super::form::Form;
 use super::hutchinson::Probes;
 use super::lanes::Lanes;
@@ -141,30 +142,32 @@ struct Numbers {
     /// Positions of the whole batch.
     positions: f64,
     samples: f64,
+    /// Whether rows are multiplied by `W Wᵀ` in place of `W`.
+    by_gram: bool,
 }
 
 impl Numbers {
-    fn of(layer: &Layer, site: &Site) -> Numbers {
+    fn of(layer: &Layer, site: &Site, passes: f64) -> Numbers {
         let (d, m) = (layer.d as f64, layer.m as f64);
-        let positions = elements_of(&site.output) / d.max(1.0);
-        Numbers { d, m, positions: positions.max(1.0), samples: site.output.first().map_or(1.0, size_of) }
+        let positions = (elements_of(&site.output) / d.max(1.0)).max(1.0);
+        let samples = site.output.first().map_or(1.0, size_of);
+        Numbers { d, m, positions, samples, by_gram: gram_pays(layer, passes * positions) }
     }
 
-    /// `[rows, d] · [d, min(d, m)]`
+    /// `[rows, d] · [d, d]` or `[rows, d] · [d, m]`
     fn rows(&self, rows: f64) -> Cost {
-        let width = self.d.min(self.m);
-        product(2.0 * rows * self.d * width, rows * self.d, rows * width) + elementwise(rows * width)
+        self.wide_rows(rows, if self.by_gram { self.d } else { self.m })
     }
 
-    /// Whether rows are multiplied by `W Wᵀ` in place of `W`.
-    fn by_gram(&self) -> bool {
-        self.d < self.m
+    /// `[rows, d] · [d, width]`
+    fn wide_rows(&self, rows: f64, width: f64) -> Cost {
+        product(2.0 * rows * self.d * width, rows * self.d, rows * width) + elementwise(rows * width)
     }
 
     /// `W Wᵀ`; the gradient in `W` is one product, as what it has to be multiplied with is symmetric.
     fn gram(&self) -> Cost {
         let (d, m) = (self.d, self.m);
-        if self.by_gram() {
+        if self.by_gram {
             product(2.0 * d * d * m, 2.0 * d * m, d * d).repeated(WITH_ONE_GRADIENT)
         } else {
             Cost::default()
@@ -173,7 +176,7 @@ impl Numbers {
 
     /// `‖Wᵀ v‖²` of rows with the gradient, which takes `v·(W Wᵀ)` as it is there.
     fn squared(&self, rows: f64) -> Cost {
-        self.rows(rows).repeated(if self.by_gram() { WITH_ONE_GRADIENT } else { WITH_GRADIENT })
+        self.rows(rows).repeated(if self.by_gram { WITH_ONE_GRADIENT } else { WITH_GRADIENT })
     }
 
     /// The layer once more, with another weight.
@@ -203,7 +206,8 @@ fn curvature(site: &Site) -> Cost {
 
 /// The cost of κ and its gradient by that way.
 pub fn exactly(layer: &Layer, site: &Site, head: &HeadCost, route: &Route) -> Cost {
-    let numbers = Numbers::of(layer, site);
+    let passes = if let Route::Reverse { passes, .. } = route { (*passes).max(1) as f64 } else { 1.0 };
+    let numbers = Numbers::of(layer, site, passes);
     let along = |flat: bool| if flat { head.first } else { head.second };
     let (head, layer) = match route {
         Route::Nothing => return Cost::default(),
@@ -215,7 +219,8 @@ pub fn exactly(layer: &Layer, site: &Site, head: &HeadCost, route: &Route) -> Co
                 numbers.squared(passes * numbers.positions * batch) + numbers.gram() + others.repeated(WITH_GRADIENT)
             } else {
                 let gradients = (passes + 1.0) * numbers.samples;
-                let pulled = numbers.layer(1.0) * (passes + 1.0) + numbers.rows(gradients * numbers.m);
+                let products = numbers.wide_rows(gradients * numbers.m, numbers.d.min(numbers.m));
+                let pulled = numbers.layer(1.0) * (passes + 1.0) + products;
                 (pulled + stacked(2.0 * gradients)).repeated(WITH_GRADIENT)
             };
             // The activation's gradient is summed over the passes.
@@ -235,7 +240,7 @@ pub fn exactly(layer: &Layer, site: &Site, head: &HeadCost, route: &Route) -> Co
 
 /// The cost of the mean of `samples` estimates and its gradient.
 pub fn estimated(layer: &Layer, site: &Site, head: &HeadCost, kind: Probes, samples: i64) -> Cost {
-    let numbers = Numbers::of(layer, site);
+    let numbers = Numbers::of(layer, site, 1.0);
     let (d, m, positions) = (numbers.d, numbers.m, numbers.positions);
     let outer = elementwise(positions * d);
     let layer_again = numbers.through_weight(site, 1.0);
