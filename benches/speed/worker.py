@@ -88,8 +88,9 @@ def torch_step():
             return loss_of(functional_call(model, {**others, key: weight}, (x,)), y)
 
         w = others[key]
-        traces = torch.einsum("atbt->ab", hessian(loss)(w))
-        (loss(w) + 0.01 * ((w @ w.T) * traces).sum()).backward()
+        rows = w.flatten(1)
+        traces = torch.einsum("atbt->ab", hessian(loss)(w).reshape(*rows.shape, *rows.shape))
+        (loss(w) + 0.01 * ((rows @ rows.T) * traces).sum()).backward()
         sgd.step()
 
     if way == "torch-compile":
