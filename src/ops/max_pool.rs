@@ -22,7 +22,8 @@ fn facts(c: &FactCx) -> Result<Vec<Fact>, Fault> {
 fn max_pool<'g>(c: &Cx<'g>) -> Tan<'g> {
     let (x, dx) = (c.x(0), c.dx(0));
     if let Some(sum) = tiling(c) {
-        return (dx.gate(first_maxima(c, &sum.g)).average_pool(sum.clone())) * sum.g.kernel.iter().product::<i64>() as f64;
+        let taps: i64 = sum.g.kernel.iter().product();
+        return dx.gate(first_maxima(c, &sum.g)).average_pool(sum) * taps as f64;
     }
     let mut attrs: Attrs = c.attrs().clone();
     attrs.remove("storage_order");

@@ -7,7 +7,7 @@ mod cx;
 mod elementwise;
 mod eval_cx;
 mod fact_cx;
-mod window;
+pub(crate) mod window;
 
 pub use case::{Case, Input};
 pub use conv::geometry_of as conv_geometry;

@@ -139,12 +139,12 @@ impl Windows {
 }
 
 /// Every index of an array of this shape, in row-major order.
-pub(super) fn positions(shape: &[usize]) -> impl Iterator<Item = Vec<usize>> + use<> {
+pub(crate) fn positions(shape: &[usize]) -> impl Iterator<Item = Vec<usize>> + use<> {
     ndarray::indices(IxDyn(shape)).into_iter().map(|at| at.as_array_view().to_vec())
 }
 
 /// The position as indices into an image of these sizes; `None` in the padding.
-pub(super) fn inside(at: &[i64], image: &[usize]) -> Option<Vec<usize>> {
+pub(crate) fn inside(at: &[i64], image: &[usize]) -> Option<Vec<usize>> {
     at.iter().zip(image).map(|(&p, &n)| usize::try_from(p).ok().filter(|&p| p < n)).collect()
 }
 

@@ -126,7 +126,8 @@ pub const MOST_THREADS: usize = 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     pub device: Device,
-    /// Threads within an operator, [`MOST_THREADS`] of them at most; `None` leaves the choice to ONNX Runtime (a thread a physical core).
+    /// Threads within an operator, [`MOST_THREADS`] of them at most; `None` leaves the choice to ONNX Runtime (a thread a
+    /// physical core).
     pub threads: Option<usize>,
     /// Whether idle threads wait in a loop. It is faster while one session runs without a pause, and steals cores from
     /// everything else.

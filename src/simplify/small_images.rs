@@ -6,9 +6,10 @@
 
 use super::insertion::Insertion;
 use crate::ir::{Attrs, DType, Dim, Fact, Graph, Node, Tensor, ValueId, fixed};
+use crate::ops::window::{Windows, inside, positions};
 
 /// Places of the largest image, fitted by benches/small_images.py, and the fewest of its channels.
-const PLACES: i64 = 64;
+const PLACES: usize = 64;
 const CHANNELS: i64 = 16;
 
 /// The same function with such convolutions as products.
@@ -29,13 +30,11 @@ struct Small {
     batch: Dim,
     m: i64,
     c: i64,
-    /// Spatial sizes of `x`, of the result, of the filter.
-    from: Vec<i64>,
-    to: Vec<i64>,
-    kernel: Vec<i64>,
-    dilations: Vec<i64>,
-    /// In front of each axis.
-    pads: Vec<i64>,
+    /// Spatial sizes of `x` and of the result.
+    from: Vec<usize>,
+    to: Vec<usize>,
+    /// Of the convolution from the result to `x`.
+    windows: Windows,
 }
 
 impl Small {
@@ -47,45 +46,35 @@ impl Small {
         let (x, w) = (node.input(0)?, node.input(1)?);
         let (image, filter) = (fact(x).shape.as_deref()?, fixed(fact(w).shape.as_deref()?)?);
         let result = fact(node.output(0)?).shape.as_deref()?;
-        let (from, to) = (fixed(image.get(2..)?)?, fixed(result.get(2..)?)?);
+        let (from, to) = (small(image.get(2..)?)?, small(result.get(2..)?)?);
         let [m, c, kernel @ ..] = filter.as_slice() else { return None };
-        let list = |name: &str, default: i64| {
-            let given = node.attrs.ints(name).map(<[i64]>::to_vec);
-            given.unwrap_or_else(|| vec![default; kernel.len()])
-        };
-        let explicit =
-            node.attrs.str("auto_pad").is_none_or(|pad| pad == "NOTSET") && node.attrs.get("output_shape").is_none();
-        let simple = node.attrs.int("group").unwrap_or(1) == 1 && list("strides", 1).iter().all(|&s| s == 1);
-        let small = |sizes: &[i64]| sizes.iter().all(|&n| n > 0) && sizes.iter().product::<i64>() <= PLACES;
-        let several = kernel.iter().product::<i64>() > 1;
+        let windows = Windows::of(&node.attrs, kernel.to_vec()).ok()?;
+        let one_group = node.attrs.int("group").unwrap_or(1) == 1 && node.attrs.get("output_shape").is_none();
+        // A filter of more taps than this mostly reads outside of the image.
+        let several = (2..=4 * PLACES as i64).contains(&windows.taps());
+        let simple = one_group && several && windows.strides.iter().all(|&s| s == 1);
         let fits = fact(x).dtype == DType::F32 && from.len() == kernel.len() && to.len() == kernel.len();
-        if !(explicit && simple && several && fits && small(&from) && small(&to) && *c >= CHANNELS) {
-            return None;
-        }
-        let pads = list("pads", 0).get(..kernel.len())?.to_vec();
-        let (batch, dilations) = (image[0].clone(), list("dilations", 1));
-        Some(Small { x, w, batch, m: *m, c: *c, from, to, kernel: kernel.to_vec(), dilations, pads })
+        let taken = simple && fits && *c >= CHANNELS;
+        taken.then(|| Small { x, w, batch: image[0].clone(), m: *m, c: *c, from, to, windows })
     }
 
     /// `p(q, t)` along all axes, the number of the row of zeros where it is outside.
     fn places(&self) -> Vec<i64> {
-        let outside: i64 = self.from.iter().product();
-        let read = |q: &[i64], t: &[i64]| {
-            (0..q.len()).try_fold(0, |place, axis| {
-                let at = q[axis] + self.pads[axis] - t[axis] * self.dilations[axis];
-                (0..self.from[axis]).contains(&at).then(|| place * self.from[axis] + at)
-            })
+        let Windows { pads, dilations, .. } = &self.windows;
+        let outside: usize = self.from.iter().product();
+        let read = |q: &[usize], t: &[usize]| {
+            let along = |axis: usize| q[axis] as i64 + pads[axis].0 - t[axis] as i64 * dilations[axis];
+            let at = inside(&(0..q.len()).map(along).collect::<Vec<_>>(), &self.from)?;
+            Some(at.iter().zip(&self.from).fold(0, |place, (i, n)| place * n + i))
         };
-        let taps = positions(&self.kernel);
-        positions(&self.to)
-            .iter()
-            .flat_map(|q| taps.iter().map(|t| read(q, t).unwrap_or(outside)).collect::<Vec<_>>())
-            .collect()
+        let of = |q: Vec<usize>| self.windows.each_tap().map(move |t| read(&q, &t).unwrap_or(outside) as i64);
+        positions(&self.to).flat_map(of).collect()
     }
 
     fn write(&self, to: &mut Insertion, node: Node) {
         let (m, c) = (self.m, self.c);
-        let [from, result, taps] = [&self.from, &self.to, &self.kernel].map(|sizes| sizes.iter().product::<i64>());
+        let [from, result] = [&self.from, &self.to].map(|sizes| sizes.iter().product::<usize>() as i64);
+        let taps = self.windows.taps();
         let name = |what: &str| format!("{}/{what}", node.name);
         let float = |dims: &[&Dim]| Fact::new(DType::F32, dims.iter().map(|&d| d.clone()).collect::<Vec<_>>());
         let [of_m, of_c, of_from, of_result, of_taps] = [m, c, from, result, taps].map(Dim::Fixed);
@@ -143,7 +132,8 @@ impl Small {
             to.node("Reshape", &name("Reshape"), &[product, flat], Attrs::new(), float(&[batch, &of_result, &of_c]));
         let product =
             to.node("Transpose", &name("Transpose"), &[product], turned(), float(&[batch, &of_c, &of_result]));
-        let image = ints(to, &[&[-1, c], self.to.as_slice()].concat());
+        let image: Vec<i64> = [-1, c].into_iter().chain(self.to.iter().map(|&n| n as i64)).collect();
+        let image = ints(to, &image);
         to.put(Node {
             op: "Reshape".to_string(),
             inputs: vec![Some(product), Some(image)],
@@ -153,11 +143,10 @@ impl Small {
     }
 }
 
-/// Every position in a box of these sizes, the last axis fastest.
-fn positions(sizes: &[i64]) -> Vec<Vec<i64>> {
-    sizes.iter().fold(vec![Vec::new()], |heads, &n| {
-        heads.iter().flat_map(|head| (0..n).map(|i| [head.as_slice(), &[i]].concat()).collect::<Vec<_>>()).collect()
-    })
+/// The sizes of an image with no more than [`PLACES`].
+fn small(sizes: &[Dim]) -> Option<Vec<usize>> {
+    let sizes: Vec<usize> = fixed(sizes)?.iter().map(|&n| n.max(0) as usize).collect();
+    (1..=PLACES).contains(&sizes.iter().product()).then_some(sizes)
 }
 
 #[cfg(test)]
