@@ -7,7 +7,7 @@ mod cx;
 mod elementwise;
 mod eval_cx;
 mod fact_cx;
-pub(crate) mod window;
+mod window;
 
 pub use case::{Case, Input};
 pub use conv::geometry_of as conv_geometry;
@@ -18,7 +18,7 @@ pub use eval_cx::{Array, EvalCx};
 pub(crate) use fact_cx::from_front;
 pub use fact_cx::{FactCx, Fault};
 pub(crate) use recurrent::{Activation, Cell, Settings};
-pub(crate) use window::Windows;
+pub(crate) use window::{Windows, inside, positions};
 
 use crate::ad::{Tan, Tape};
 use crate::ir::{Attrs, Fact, Val};

@@ -6,7 +6,7 @@
 
 use super::insertion::Insertion;
 use crate::ir::{Attrs, DType, Dim, Fact, Graph, Node, Tensor, ValueId, fixed};
-use crate::ops::window::{Windows, inside, positions};
+use crate::ops::{Windows, inside, positions};
 
 /// Places of the largest image, fitted by benches/small_images.py, and the fewest of its channels.
 const PLACES: usize = 64;
